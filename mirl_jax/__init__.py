@@ -1,0 +1,1 @@
+"""Mutual-information-guided reinforcement learning of VLMs in JAX."""
