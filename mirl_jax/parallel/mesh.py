@@ -1,0 +1,101 @@
+"""The device mesh and the rules that place arrays on it."""
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = P(("data", "fsdp"))  # questions: over both data axes
+
+# Logical axis of a parameter -> mesh axis. An axis that does not divide the
+# dimension leaves it whole.
+RULES: dict[str | None, str | None] = {
+  "embed": "fsdp",
+  "heads": "tensor",
+  "kv_heads": "tensor",
+  "mlp": "tensor",
+  "vocab": "tensor",
+  "layers": None,
+  None: None,
+}
+
+
+def parse_mesh(text: str, devices: int) -> dict[str, int]:
+  """Reads `data:2,fsdp:4,tensor:1`; -1 takes the devices that are left.
+
+  Raises:
+    ValueError: for an unknown axis or sizes that do not give `devices`.
+  """
+  sizes = dict.fromkeys(AXES, 1)
+  for part in text.split(","):
+    name, _, size = part.partition(":")
+    if name.strip() not in AXES or not size.strip().lstrip("-").isdigit():
+      raise ValueError(f"mesh: {part!r} should read axis:size, axes {AXES}")
+    sizes[name.strip()] = int(size)
+  fixed = math.prod(n for n in sizes.values() if n != -1)
+  wild = [name for name, n in sizes.items() if n == -1]
+  if len(wild) == 1 and fixed > 0 and devices % fixed == 0:
+    sizes[wild[0]] = devices // fixed
+  if math.prod(sizes.values()) != devices or min(sizes.values()) < 1:
+    raise ValueError(
+      f"mesh {text!r} does not fit {devices} devices; the sizes must multiply"
+      " to that (one may be -1)"
+    )
+  return sizes
+
+
+def make_mesh(text: str = "data:-1", devices: Any = None) -> Mesh:
+  """The mesh of a run; its axes are Auto-typed, as Linen needs."""
+  devices = jax.devices() if devices is None else devices
+  sizes = parse_mesh(text, len(devices))
+  return jax.make_mesh(
+    tuple(sizes.values()),
+    tuple(sizes),
+    axis_types=(AxisType.Auto,) * len(AXES),
+    devices=devices,
+  )
+
+
+def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
+  """Where a parameter with these logical axes lies.
+
+  Raises:
+    ValueError: for a logical axis without a rule.
+  """
+  placed: list[str | None] = []
+  for name, size in zip(axes, shape, strict=True):
+    if name not in RULES:
+      raise ValueError(f"logical axis {name!r} has no rule; add it to RULES")
+    axis = RULES[name]
+    fits = axis is not None and axis not in placed and (
+      size % mesh.shape[axis] == 0
+    )
+    placed.append(axis if fits else None)
+  return P(*placed)
+
+
+def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
+  """NamedShardings for a parameter tree and its logical axes."""
+  return jax.tree.map(
+    lambda leaf, names: NamedSharding(mesh, spec(names, leaf.shape, mesh)),
+    abstract,
+    axes,
+  )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Questions over the data axes, everything else whole."""
+  return NamedSharding(mesh, BATCH)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The same on every device."""
+  return NamedSharding(mesh, P())
+
+
+def data_shards(mesh: Mesh) -> int:
+  """How many shards the question axis has."""
+  return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -1,0 +1,443 @@
+"""The policy as pure functions: prefill, one decode step, and tree scoring.
+
+All three compute a token once. A child node attends to its ancestors'
+segments where they lie; nothing is repeated per child.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mirl_jax.policy.attention import Segment, attend, causal_mask
+from mirl_jax.policy.configs import VLMConfig
+from mirl_jax.policy.inputs import Prompts
+from mirl_jax.policy.rope import text_angles
+from mirl_jax.policy.text import (
+  TextBlock,
+  embed_tokens,
+  final_norm,
+  head_logits,
+)
+from mirl_jax.policy.vision import encode_images
+
+_MASKED = -1e30
+_UNROLL_UP_TO = 8  # layers; a scan of few small layers costs more than it saves
+
+
+class Nodes(NamedTuple):
+  """The tokens of one level, R = K·F nodes of up to T tokens per question.
+
+  Attributes:
+    tokens: [B, R, T].
+    mask: [B, R, T] real tokens, a prefix of each node.
+    parent: [B, K] index of each group's parent among the R nodes of the level
+      above; None at level 1, whose one parent is the prompt.
+  """
+
+  tokens: Array
+  mask: Array
+  parent: Array | None
+
+
+class Prefilled(NamedTuple):
+  """What a prompt leaves behind for its children.
+
+  Attributes:
+    segments: one per layer, G = 1.
+    hidden: [B, 1, D] normed state of the last prompt token.
+    position: [B, 1] position of the first token of a child.
+  """
+
+  segments: tuple[Segment, ...]
+  hidden: Array
+  position: Array
+
+
+def embed_prompts(
+  params: Any, config: VLMConfig, prompts: Prompts, dtype: Any
+) -> Float[Array, "b p d"]:
+  """Token embeddings with visual tokens put at their placeholders."""
+  x = embed_tokens(params["text"], prompts.tokens, dtype)
+  if prompts.patches.shape[1] == 0:
+    return x
+  features = encode_images(
+    params["vision"],
+    config.vision,
+    prompts.patches,
+    prompts.patch_hw,
+    prompts.patch_image,
+    dtype,
+  )
+  return place_features(x, features, prompts.image_slot)
+
+
+def place_features(
+  x: Float[Array, "b p d"],
+  features: Float[Array, "b m d"],
+  image_slot: Int[Array, "b p"],
+) -> Float[Array, "b p d"]:
+  """Replaces each placeholder's embedding by the feature of its slot."""
+  seen = jnp.take_along_axis(
+    features, jnp.maximum(image_slot, 0)[..., None], axis=1
+  )
+  return jnp.where((image_slot >= 0)[..., None], seen.astype(x.dtype), x)
+
+
+def _run_blocks(
+  params: Any,
+  config: VLMConfig,
+  x: Array,
+  angles: Array,
+  read: Callable[[Array, Array, Array], Array],
+  remat: bool = False,
+) -> tuple[Array, tuple[Array, Array]]:
+  """All blocks; also every layer's keys and values, stacked [L, B, N, h, D]."""
+  block = TextBlock(config.text)
+
+  def body(x: Array, layer: Any):
+    made: list[tuple[Array, Array]] = []
+
+    def read_and_keep(q: Array, k: Array, v: Array) -> Array:
+      made.append((k, v))
+      return read(q, k, v)
+
+    x = block.apply({"params": layer}, x, angles, read_and_keep)
+    return x, made[0]
+
+  layers = config.text.layers
+  unroll = layers if layers <= _UNROLL_UP_TO else 1
+  body = jax.checkpoint(body) if remat else body
+  return jax.lax.scan(body, x, params["text"]["blocks"], unroll=unroll)
+
+
+def _angles(config: VLMConfig, positions: Array) -> Array:
+  text = config.text
+  return text_angles(
+    positions, text.mrope_section, text.head_dim, text.rope_theta
+  )
+
+
+def _text_positions(positions: Array) -> Array:
+  """Text advances all three axes alike: [B, N] -> [B, 3, N]."""
+  return jnp.broadcast_to(
+    positions[:, None], (positions.shape[0], 3, positions.shape[1])
+  )
+
+
+def _last(mask: Bool[Array, "*n t"]) -> Int[Array, "*n"]:
+  return jnp.maximum(jnp.sum(mask, axis=-1) - 1, 0)
+
+
+def _prompt_segment(k: Array, v: Array, mask: Array) -> Segment:
+  return Segment(k[:, None], v[:, None], mask[:, None])
+
+
+def prefill(
+  params: Any, config: VLMConfig, prompts: Prompts, dtype: Any = jnp.float32
+) -> Prefilled:
+  """Runs B prompts once and keeps their keys and values."""
+  x = embed_prompts(params, config, prompts, dtype)
+  causal = causal_mask(prompts.mask[:, None])
+
+  def read(q: Array, k: Array, v: Array) -> Array:
+    own = Segment(k[:, None], v[:, None], causal)
+    return attend(q[:, None], (own,))[:, 0]
+
+  x, (keys, values) = _run_blocks(
+    params, config, x, _angles(config, prompts.positions), read
+  )
+  last = jnp.take_along_axis(x, _last(prompts.mask)[:, None, None], axis=1)
+  return Prefilled(
+    segments=tuple(
+      _prompt_segment(keys[i], values[i], prompts.mask)
+      for i in range(config.text.layers)
+    ),
+    hidden=final_norm(params["text"], config.text, last),
+    position=prompts.next_position[:, None],
+  )
+
+
+class Cache(NamedTuple):
+  """Keys and values of the nodes being decoded, per layer [B, R, T, h, D].
+
+  A tuple of arrays rather than one stacked array: each is written in place.
+  """
+
+  keys: tuple[Array, ...]
+  values: tuple[Array, ...]
+
+
+def empty_cache(
+  config: VLMConfig, b: int, r: int, t: int, dtype: Any = jnp.float32
+) -> Cache:
+  """Zeroed cache for R nodes of T tokens for each of B questions."""
+  text = config.text
+  shape = (b, r, t, text.kv_heads, text.head_dim)
+  layers = range(text.layers)
+  return Cache(
+    tuple(jnp.zeros(shape, dtype) for _ in layers),
+    tuple(jnp.zeros(shape, dtype) for _ in layers),
+  )
+
+
+def decode_step(
+  params: Any,
+  config: VLMConfig,
+  tokens: Int[Array, "b r"],
+  positions: Int[Array, "b r"],
+  step: Int[Array, ""],
+  ancestors: tuple[tuple[Segment, ...], ...],
+  cache: Cache,
+) -> tuple[Float[Array, "b r d"], Cache]:
+  """Feeds token number `step` of every node and extends the cache by it.
+
+  Args:
+    params: the policy's parameters.
+    config: sizes.
+    tokens: the token of each node.
+    positions: its position.
+    step: index inside the nodes, equal for all.
+    ancestors: per layer, the segments above these nodes; only read.
+    cache: the nodes' own keys and values.
+
+  Returns:
+    The normed hidden state after the token, and the cache.
+  """
+  text = config.text
+  dtype = cache.keys[0].dtype
+  b, r = tokens.shape
+  t = cache.keys[0].shape[2]
+  x = embed_tokens(params["text"], tokens, dtype)
+  angles = _angles(config, _text_positions(positions))
+  written = jnp.broadcast_to(jnp.arange(t) <= step, (b, r, t))
+  block = TextBlock(text)
+  keys, values = list(cache.keys), list(cache.values)
+  for i in range(text.layers):
+
+    def read(q: Array, k: Array, v: Array, i: int = i) -> Array:
+      keys[i] = jax.lax.dynamic_update_slice(
+        keys[i], k[:, :, None], (0, 0, step, 0, 0)
+      )
+      values[i] = jax.lax.dynamic_update_slice(
+        values[i], v[:, :, None], (0, 0, step, 0, 0)
+      )
+      own = Segment(keys[i], values[i], written)
+      return attend(q[:, :, None], (*ancestors[i], own))[:, :, 0]
+
+    layer = jax.tree.map(lambda p, i=i: p[i], params["text"]["blocks"])
+    x = block.apply({"params": layer}, x, angles, read)
+  return (
+    final_norm(params["text"], text, x),
+    Cache(tuple(keys), tuple(values)),
+  )
+
+
+def gather_nodes(x: Array, index: Int[Array, "b k"]) -> Array:
+  """Picks nodes per question: [B, R, …] -> [B, K, …], no collectives."""
+  index = index.reshape(*index.shape, *([1] * (x.ndim - 2)))
+  return jnp.take_along_axis(x, index, axis=1)
+
+
+def ancestor_indices(
+  levels: tuple[Nodes, ...],
+) -> list[list[Int[Array, "b k"]]]:
+  """For each level, its groups' ancestor node in every earlier level.
+
+  Entry [l][j] is [B, K_l] into the R_j nodes of level j < l.
+  """
+  chains: list[list[Array]] = []
+  for number, level in enumerate(levels):
+    chain: list[Array] = []
+    if number > 0:
+      parent = level.parent
+      if parent is None:
+        raise ValueError(f"level {number + 1} needs the index of its parents")
+      above = levels[number - 1]
+      chain = [parent]
+      if chains[-1]:  # a parent's own group has its chain already
+        fanout = above.tokens.shape[1] // chains[-1][0].shape[1]
+        group = parent // fanout
+        chain = [
+          jnp.take_along_axis(index, group, axis=1) for index in chains[-1]
+        ] + chain
+    chains.append(chain)
+  return chains
+
+
+def start_positions(
+  next_position: Int[Array, " b"], levels: tuple[Nodes, ...]
+) -> list[Int[Array, "b r"]]:
+  """Position of the first token of every node: a child continues at its
+  parent's real length, not at the padded one."""
+  starts: list[Array] = []
+  for number, level in enumerate(levels):
+    r = level.tokens.shape[1]
+    if number == 0:
+      start = jnp.broadcast_to(next_position[:, None], (len(next_position), r))
+    else:
+      above = levels[number - 1]
+      end = starts[-1] + jnp.sum(above.mask, axis=-1)
+      begin = jnp.take_along_axis(end, level.parent, axis=1)
+      start = jnp.repeat(begin, r // begin.shape[1], axis=1)
+    starts.append(start)
+  return starts
+
+
+def tree_hidden(
+  params: Any,
+  config: VLMConfig,
+  prompts: Prompts,
+  levels: tuple[Nodes, ...],
+  dtype: Any = jnp.float32,
+  remat: bool = False,
+  embedded: Array | None = None,
+) -> tuple[Float[Array, "b r t d"], ...]:
+  """Normed states that predict every token of every level.
+
+  One forward over P + ΣR·T tokens per question. The state that predicts a
+  node's first token is its parent's at the parent's last real token.
+
+  Args:
+    params: the policy's parameters.
+    config: sizes.
+    prompts: level 0.
+    levels: the levels below it.
+    dtype: of the activations.
+    remat: recompute each layer in the backward pass.
+    embedded: prompt embeddings, where the caller has them already.
+  """
+  if embedded is None:
+    embedded = embed_prompts(params, config, prompts, dtype)
+  b = embedded.shape[0]
+  chains = ancestor_indices(levels)
+  starts = start_positions(prompts.next_position, levels)
+  xs, positions, sizes = [embedded], [prompts.positions], [embedded.shape[1]]
+  for level, start in zip(levels, starts, strict=True):
+    _, r, t = level.tokens.shape
+    xs.append(
+      embed_tokens(params["text"], level.tokens.reshape(b, r * t), dtype)
+    )
+    position = (start[..., None] + jnp.arange(t)).reshape(b, r * t)
+    positions.append(_text_positions(position))
+    sizes.append(r * t)
+  x = jnp.concatenate(xs, axis=1)
+  angles = _angles(config, jnp.concatenate(positions, axis=2))
+  borders = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+  prompt_causal = causal_mask(prompts.mask[:, None])
+  causal = [causal_mask(level.mask) for level in levels]
+
+  def split(x: Array) -> list[Array]:
+    """Flat tokens to one [B, R, T, …] array per level, prompt first."""
+    parts = jnp.split(x, borders, axis=1)
+    shapes = [(1, sizes[0])] + [level.tokens.shape[1:] for level in levels]
+    return [
+      part.reshape(b, *shape, *part.shape[2:])
+      for part, shape in zip(parts, shapes, strict=True)
+    ]
+
+  def read(q: Array, k: Array, v: Array) -> Array:
+    qs, ks, vs = split(q), split(k), split(v)
+    outs = [attend(qs[0], (Segment(ks[0], vs[0], prompt_causal),))]
+    for number in range(len(levels)):
+      above = [Segment(ks[0], vs[0], prompts.mask[:, None])]
+      for j, index in enumerate(chains[number]):
+        above.append(
+          Segment(
+            gather_nodes(ks[j + 1], index),
+            gather_nodes(vs[j + 1], index),
+            gather_nodes(levels[j].mask, index),
+          )
+        )
+      own = Segment(ks[number + 1], vs[number + 1], causal[number])
+      outs.append(attend(qs[number + 1], (*above, own)))
+    return jnp.concatenate([o.reshape(b, -1, *o.shape[3:]) for o in outs], 1)
+
+  x, _ = _run_blocks(params, config, x, angles, read, remat)
+  hidden = split(final_norm(params["text"], config.text, x))
+  masks = [prompts.mask[:, None]] + [level.mask for level in levels]
+  predictions = []
+  for number, level in enumerate(levels):
+    above, own = hidden[number], hidden[number + 1]
+    last = _last(masks[number])[..., None, None]
+    ends = jnp.take_along_axis(above, last, axis=2)[:, :, 0]
+    if level.parent is not None:
+      ends = gather_nodes(ends, level.parent)
+    first = jnp.repeat(ends, own.shape[1] // ends.shape[1], axis=1)
+    predictions.append(
+      jnp.concatenate([first[:, :, None], own[:, :, :-1]], axis=2)
+    )
+  return tuple(predictions)
+
+
+def shape_logits(
+  logits: Float[Array, "*n v"],
+  temperature: float,
+  banned: tuple[int, ...],
+) -> Float[Array, "*n v"]:
+  """The one place where temperature and banned tokens are applied.
+
+  Temperature 0 (greedy) leaves the scale alone: log-probs are reported at 1.
+  """
+  if temperature not in (0.0, 1.0):
+    logits = logits / temperature
+  if banned:
+    ids = jnp.arange(logits.shape[-1])
+    ban = jnp.isin(ids, jnp.asarray(banned), assume_unique=True)
+    logits = jnp.where(ban, _MASKED, logits)
+  return logits
+
+
+def token_logprobs(
+  params: Any,
+  hidden: Float[Array, "b r t d"],
+  tokens: Int[Array, "b r t"],
+  temperature: float = 1.0,
+  banned: tuple[int, ...] = (),
+  budget: int = 1 << 26,
+) -> tuple[Float[Array, "b r t"], Float[Array, "b r t"]]:
+  """Log-prob of each token and the entropy of its distribution, in nats.
+
+  Args:
+    params: the policy's parameters.
+    hidden: normed states that predict the tokens.
+    tokens: the tokens.
+    temperature: of the sampler.
+    banned: ids that the sampler may not emit.
+    budget: most logits alive at a time; longer inputs are done in chunks of
+      tokens, recomputed in the backward pass.
+  """
+  b, r, t, d = hidden.shape
+  vocab = params["text"]["embed"]["embedding"].shape[0]
+
+  def score(hidden: Array, tokens: Array) -> tuple[Array, Array]:
+    logits = head_logits(params["text"], hidden)
+    logits = shape_logits(logits, temperature, banned)
+    total = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    mean = jnp.sum(jnp.exp(logits - total[..., None]) * logits, axis=-1)
+    return chosen - total, total - mean
+
+  flat_hidden, flat_tokens = hidden.reshape(b, r * t, d), tokens.reshape(b, -1)
+  if b * r * t * vocab <= budget:
+    logprob, entropy = score(flat_hidden, flat_tokens)
+  else:
+    chunk = max(1, budget // (b * vocab))
+    pad = -(r * t) % chunk
+    flat_hidden = jnp.pad(flat_hidden, ((0, 0), (0, pad), (0, 0)))
+    flat_tokens = jnp.pad(flat_tokens, ((0, 0), (0, pad)))
+    count = (r * t + pad) // chunk
+    chunks = (
+      jnp.moveaxis(flat_hidden.reshape(b, count, chunk, d), 1, 0),
+      jnp.moveaxis(flat_tokens.reshape(b, count, chunk), 1, 0),
+    )
+    _, (logprob, entropy) = jax.lax.scan(
+      lambda carry, x: (carry, jax.checkpoint(score)(*x)), None, chunks
+    )
+    logprob, entropy = (
+      jnp.moveaxis(y, 0, 1).reshape(b, -1)[:, : r * t]
+      for y in (logprob, entropy)
+    )
+  return logprob.reshape(b, r, t), entropy.reshape(b, r, t)

@@ -1,0 +1,205 @@
+"""Runs a rollout program on the mesh: one compiled call per shape bucket.
+
+prefill → sample → score → keep → fork → … stays on the device inside one
+`shard_map` over the data axes, so each shard stops when its own rows are done
+and no token costs a collective. A Keep that only the host can decide cuts the
+program in two.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from mirl_jax.information.estimators import MI, score_nodes
+from mirl_jax.parallel.mesh import BATCH
+from mirl_jax.policy.configs import VLMConfig
+from mirl_jax.policy.forward import prefill
+from mirl_jax.policy.inputs import Prompts
+from mirl_jax.rollout.program import HOST_RULES, Keep, Program, Sample
+from mirl_jax.rollout.sampler import Frontier, keep, sample_stage, start
+from mirl_jax.rollout.selection import select
+from mirl_jax.rollout.stop import Stop
+from mirl_jax.rollout.tree import Level, Tree, flat, nodes
+
+# Parameters by role: "policy" samples; "reference" and "ema" may score.
+Roles = dict[str, Any]
+Carry = tuple[Frontier, tuple[Level, ...]]
+HostScore = Callable[[tuple[Level, ...]], np.ndarray]
+
+
+def cut(program: Program) -> list[list[tuple[int, Sample | Keep]]]:
+  """Numbered stages, split before each Keep that the host decides."""
+  parts: list[list[tuple[int, Sample | Keep]]] = [[]]
+  for number, stage in enumerate(program):
+    if isinstance(stage, Keep) and stage.by in HOST_RULES:
+      parts.append([])
+    parts[-1].append((number, stage))
+  return parts
+
+
+def _mark_kept(level: Level, index: jax.Array) -> Level:
+  b, k, f = level.finished.shape
+  kept = jnp.zeros((b, k * f), bool)
+  kept = jax.vmap(lambda row, i: row.at[i].set(True))(kept, index)
+  return level.replace(kept=kept.reshape(b, k, f))
+
+
+class Rollout:
+  """A program, compiled once per shape of its inputs.
+
+  Attributes:
+    program: the stages.
+    compiles: how often a device program was traced.
+  """
+
+  def __init__(
+    self,
+    config: VLMConfig,
+    program: Program,
+    stops: dict[str, Stop],
+    mesh: Mesh,
+    mi: MI | None = None,
+    dtype: Any = jnp.float32,
+  ):
+    self.program = program
+    self.compiles = 0
+    self._parts = [
+      self._compile(config, part, stops, mesh, mi, dtype)
+      for part in cut(program)
+    ]
+
+  def __call__(
+    self,
+    roles: Roles,
+    prompts: Prompts,
+    views: Prompts | None,
+    key: jax.Array,
+    host_score: HostScore | None = None,
+  ) -> Tree:
+    """Samples a tree for every prompt.
+
+    Args:
+      roles: parameters by role.
+      prompts: B questions, placed on the mesh.
+      views: [M, B, …] prompts for MI, or None where nothing is scored.
+      key: of this step; a draw depends on (key, question, stage, node, token).
+      host_score: scores [B, R] of the last level for a host-decided Keep.
+    """
+    carry: Carry | None = None
+    for number, part in enumerate(self._parts):
+      scores = None
+      if number > 0:
+        if host_score is None or carry is None:
+          raise ValueError("this program keeps by a score of the host's")
+        scores = jnp.asarray(host_score(carry[1]), jnp.float32)
+      carry = part(roles, prompts, views, key, carry, scores)
+    assert carry is not None
+    return Tree(prompts, carry[1])
+
+  def _compile(
+    self,
+    config: VLMConfig,
+    stages: list[tuple[int, Sample | Keep]],
+    stops: dict[str, Stop],
+    mesh: Mesh,
+    mi: MI | None,
+    dtype: Any,
+  ) -> Callable[..., Carry]:
+    last = len(self.program) - 1
+
+    def run(
+      roles: Roles,
+      prompts: Prompts,
+      views: Prompts | None,
+      key: jax.Array,
+      carry: Carry | None,
+      scores: jax.Array | None,
+    ) -> Carry:
+      self.compiles += 1
+      params = roles["policy"]
+      if carry is None:
+        frontier = start(prefill(params, config, prompts, dtype))
+        levels: tuple[Level, ...] = ()
+      else:
+        frontier, levels = carry
+      question_keys = jax.vmap(lambda q: jax.random.fold_in(key, q))(
+        prompts.question
+      )
+      for number, stage in stages:
+        keys = jax.vmap(lambda k, n=number: jax.random.fold_in(k, n))(
+          question_keys
+        )
+        if isinstance(stage, Sample):
+          level, frontier = sample_stage(
+            params,
+            config,
+            stage,
+            stops[stage.name],
+            frontier,
+            keys,
+            has_children=number < last,
+          )
+          levels = (*levels, level)
+          if mi is not None and mi.stage == stage.name and views is not None:
+            reuse = (
+              mi.scorer == "policy"
+              and stage.temperature in (0.0, 1.0)
+              and mi.temperature == 1.0
+            )
+            found = score_nodes(
+              roles[mi.scorer],
+              config,
+              mi,
+              prompts,
+              views,
+              nodes(levels),
+              flat(level.sampled),
+              flat(level.logprobs) if reuse else None,
+              dtype,
+            )
+            found = {
+              name: x.reshape(level.finished.shape)
+              for name, x in found.items()
+            }
+            level = level.replace(scores={**level.scores, **found})
+            levels = (*levels[:-1], level)
+        elif stage.by != "all":
+          level = levels[-1]
+          named = {name: flat(x) for name, x in level.scores.items()}
+          if stage.by in HOST_RULES and scores is not None:
+            named[stage.by] = scores
+          index = select(
+            stage.by, stage.k, named, flat(level.finished), keys
+          )
+          frontier = keep(frontier, index)
+          levels = (*levels[:-1], _mark_kept(level, index))
+      return frontier, levels
+
+    batched = BATCH
+    # A finished program returns no caches: only its levels leave the device.
+    finishes = stages[-1][0] == last
+
+    def body(*args: Any) -> Carry:
+      frontier, levels = run(*args)
+      return (None, levels) if finishes else (frontier, levels)  # type: ignore
+
+    sharded = jax.shard_map(
+      body,
+      mesh=mesh,
+      in_specs=(
+        P(),
+        batched,
+        P(None, ("data", "fsdp")),
+        P(),
+        batched,
+        batched,
+      ),
+      out_specs=batched,
+      check_vma=False,
+    )
+    return jax.jit(sharded)
