@@ -1,0 +1,1 @@
+"""One file per method: the algorithm in its docstring, then its config."""

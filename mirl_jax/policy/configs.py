@@ -66,20 +66,19 @@ class VLMConfig:
   vision_end_token: int
   eos_tokens: tuple[int, ...]
   pad_token: int
+  vision_pad_token: int | None = None
 
   @property
   def banned_tokens(self) -> tuple[int, ...]:
     """Ids that the policy may never emit: the vision placeholders."""
-    return tuple(
-      sorted(
-        {
-          self.image_token,
-          self.video_token,
-          self.vision_start_token,
-          self.vision_end_token,
-        }
-      )
-    )
+    ids = {
+      self.image_token,
+      self.video_token,
+      self.vision_start_token,
+      self.vision_end_token,
+      self.vision_pad_token,
+    }
+    return tuple(sorted(i for i in ids if i is not None))
 
 
 def from_hf(
@@ -143,6 +142,7 @@ def from_hf(
       vision_end_token=config["vision_end_token_id"],
       eos_tokens=eos,
       pad_token=eos[-1] if pad is None else pad,
+      vision_pad_token=config.get("vision_token_id"),
     )
   except KeyError as error:
     raise ValueError(f"config.json lacks the field {error}") from error

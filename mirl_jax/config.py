@@ -1,0 +1,136 @@
+"""The configuration of a run: every field, its default and what it means.
+
+A method (`mirl_jax/methods/`) fills in the program and the credit; a file in
+`configs/` picks a method and changes what an experiment changes.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mirl_jax import methods
+from mirl_jax.worlds.dials import BROKEN
+
+
+def base() -> ConfigDict:
+  """Defaults of everything that is not a method's."""
+  c = ConfigDict()
+  c.method = "mirl"
+  c.seed = 0
+  c.mesh = "data:-1"  # axes data, fsdp, tensor; -1 takes what is left
+
+  c.policy = ConfigDict()
+  c.policy.path = ""  # a Hugging Face directory; "" = the embedded tiny model
+  c.policy.dtype = "float32"  # of activations: float32 or bfloat16
+  c.policy.system = ""  # system message; "" leaves it to the chat template
+  c.policy.instruction = ""  # appended to every question
+
+  c.data = ConfigDict()
+  c.data.train = "world"  # "world", or a folder with data.jsonl and images
+  c.data.seed = 0  # order and, for the world, the pictures
+  c.data.test_share = 0.2  # of a folder's rows, split by picture
+  c.data.describe = ""  # derive descriptions: "shapes", "nlvr" or nothing
+  c.data.max_bad_share = 0.2  # of rows; more ends the run with exit code 4
+  c.data.prompt_buckets = (48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
+  c.data.patch_buckets = (36, 64, 144, 256, 576, 1024, 2304, 4096)
+
+  c.world = ConfigDict(dataclasses.asdict(BROKEN))  # see worlds/dials.py
+  c.world.kinds = ConfigDict(dict(BROKEN.kinds))  # kind -> weight
+  c.world.length = 1_000_000  # items of the training split
+
+  c.loss = ConfigDict()
+  c.loss.clip_low = 0.2
+  c.loss.clip_high = 0.28
+  c.loss.dual_clip = 0.0
+  c.loss.ratio = "token"  # or "sequence"
+  c.loss.reduction = "token"  # or "sequence", "constant"
+  c.loss.kl = ConfigDict()  # stage -> weight of the KL to the reference
+  c.loss.kl_kind = "k3"
+  c.loss.entropy = 0.0
+  c.loss.old_logprob = "sampler"  # or "recomputed"
+  c.loss.importance_cap = 0.0
+  c.loss.minibatches = 1
+  c.loss.micro_batches = 1
+  c.loss.remat = False
+
+  c.guards = ConfigDict()
+  c.guards.length_cap = 0
+  c.guards.trust = False
+
+  c.optimizer = ConfigDict()
+  c.optimizer.lr = 1.5e-4
+  c.optimizer.schedule = "constant"
+  c.optimizer.warmup = 0
+  c.optimizer.end = 0.0
+  c.optimizer.b1 = 0.9
+  c.optimizer.b2 = 0.98
+  c.optimizer.eps = 1e-8
+  c.optimizer.weight_decay = 0.0
+  c.optimizer.clip_norm = 1.0
+  c.optimizer.embedding_factor = 1.0
+  c.optimizer.ema_decay = 0.99
+
+  c.train = ConfigDict()
+  c.train.steps = 60
+  c.train.questions = 16  # per step, over all devices
+  c.train.save_every = 20  # 0 = only at the end
+  c.train.keep = 2  # checkpoints
+  c.train.dump_every = 10  # rollout dumps
+  c.train.dump_questions = 4
+
+  c.eval = ConfigDict()
+  c.eval.every = 20  # 0 = only before and after
+  c.eval.questions = 64  # in the loop
+  c.eval.final_questions = 512  # before and after
+  c.eval.batch = 64
+  c.eval.samples = 4  # n of avg@n and pass@k
+  c.eval.screen = False  # also screen-then-fork with the training program
+  c.eval.seed = 1
+
+  c.sft = ConfigDict()  # of --mode=sft
+  c.sft.steps = 1200
+  c.sft.batch = 64
+  c.sft.response_length = 72
+  c.sft.reasoning_weight = 2.0
+  c.sft.blank_share = 0.1
+  c.sft.region_weight = 1.0
+  c.sft.from_scratch = False
+  c.sft.log_every = 50
+  return c
+
+
+def method_names() -> list[str]:
+  """Every module of `mirl_jax.methods`."""
+  return [module.name for module in pkgutil.iter_modules(methods.__path__)]
+
+
+def get_config(method: str = "mirl") -> ConfigDict:
+  """The defaults with a method's fragment over them.
+
+  Raises:
+    ValueError: for an unknown method, naming the nearest.
+  """
+  names = method_names()
+  if method not in names:
+    near = difflib.get_close_matches(method, names, 1, 0)[0]
+    raise ValueError(f"no method {method!r}; did you mean {near!r}?")
+  c = base()
+  module = importlib.import_module(f"mirl_jax.methods.{method}")
+  _overlay(c, module.fragment())
+  c.method = method
+  return c.lock()
+
+
+def _overlay(c: ConfigDict, values: Mapping[str, Any]) -> None:
+  for name, value in values.items():
+    if isinstance(value, Mapping | ConfigDict) and isinstance(
+      c.get(name), ConfigDict
+    ):
+      _overlay(c[name], value)
+    else:
+      c[name] = ConfigDict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,228 @@
+"""Evaluation: strategies of drawing answers, scored with their errors.
+
+    greedy    one response by argmax
+    sampled   n whole responses: avg@n, pass@k, majority@n
+    screen    the training program at test time: N descriptions, keep k, F
+              reasonings of each, majority over the answers
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from mirl_jax import statistics
+from mirl_jax.build import Batcher, Policy, make_stops
+from mirl_jax.data.example import Example
+from mirl_jax.information.estimators import MI
+from mirl_jax.rewards.assess import Assessed, assess
+from mirl_jax.rewards.verify import normalise
+from mirl_jax.rollout.engine import Rollout
+from mirl_jax.rollout.program import Keep, Program, samples
+from mirl_jax.rollout.tree import Tree
+
+
+@dataclass(frozen=True)
+class Strategy:
+  """A named way of drawing answers at test time."""
+
+  name: str
+  rollout: Rollout
+  needs_views: bool
+
+
+def greedy_program(program: Program) -> Program:
+  """Every stage once, by argmax."""
+  return tuple(
+    dataclasses.replace(stage, fanout=1, temperature=0.0, top_p=1.0, top_k=0)
+    for stage in samples(program)
+  )
+
+
+def sampled_program(program: Program, n: int) -> Program:
+  """n independent whole responses: nothing kept, nothing forked."""
+  first, *rest = samples(program)
+  return (
+    dataclasses.replace(first, fanout=n),
+    *(dataclasses.replace(stage, fanout=1) for stage in rest),
+  )
+
+
+def make_strategies(
+  policy: Policy, program: Program, mi: MI | None, n: int, screen: bool
+) -> list[Strategy]:
+  """Greedy and sampled, and the program itself where asked for and it keeps."""
+  stops = make_stops(program, policy.processor)
+
+  def rollout(stages: Program, mi: MI | None) -> Rollout:
+    return Rollout(policy.config, stages, stops, policy.mesh, mi, policy.dtype)
+
+  strategies = [
+    Strategy("greedy", rollout(greedy_program(program), None), False),
+    Strategy("sampled", rollout(sampled_program(program, n), None), False),
+  ]
+  if screen and any(isinstance(stage, Keep) for stage in program):
+    strategies.append(Strategy("screen", rollout(program, mi), mi is not None))
+  return strategies
+
+
+@dataclass(frozen=True)
+class Outcome:
+  """What a strategy drew for some questions.
+
+  Attributes:
+    correct: [Q, n] verdicts of the leaves, NaN where no answer is known.
+    exact: [Q, n] exact descriptions, NaN where no checker is known.
+    answers: [Q][n] normalised answers, None where none was given.
+    tokens: [Q] tokens generated for a question.
+    tags: [Q, n] whether the format was kept.
+    finished: [Q, n] whether the leaf ended with its stop.
+  """
+
+  correct: np.ndarray
+  exact: np.ndarray
+  answers: list[list[str | None]]
+  tokens: np.ndarray
+  tags: np.ndarray
+  finished: np.ndarray
+
+
+def host_oracle(
+  examples: Sequence[Example], policy: Policy
+) -> Any:
+  """Scores nodes of the last level by whether their description is exact."""
+
+  def score(levels: Any) -> np.ndarray:
+    levels = jax.device_get(levels)
+    exact = assess(examples, levels, policy.processor.decode)[-1]
+    values = exact.rewards["exact"]
+    return values.reshape(values.shape[0], -1)
+
+  return score
+
+
+def draw(
+  strategy: Strategy,
+  roles: dict[str, Any],
+  batcher: Batcher,
+  examples: Sequence[Example],
+  key: jax.Array,
+) -> tuple[Tree, list[Assessed]]:
+  """One batch of trees, on the host, read."""
+  policy = batcher.policy
+  tree = strategy.rollout(
+    roles,
+    batcher.prompts(examples),
+    batcher.views(examples) if strategy.needs_views else None,
+    key,
+    host_oracle(examples, policy),
+  )
+  tree = jax.device_get(tree)
+  return tree, assess(examples, tree.levels, policy.processor.decode)
+
+
+def run_strategy(
+  strategy: Strategy,
+  roles: dict[str, Any],
+  batcher: Batcher,
+  examples: Sequence[Example],
+  batch: int,
+  key: jax.Array,
+) -> Outcome:
+  """Draws for every question; the last batch is filled up and cut."""
+  parts: list[Outcome] = []
+  for begin in range(0, len(examples), batch):
+    chunk = list(examples[begin : begin + batch])
+    real = len(chunk)
+    while len(chunk) < batch:
+      chunk.append(chunk[len(chunk) - real])
+    tree, read = draw(strategy, roles, batcher, chunk, key)
+    leaf = read[-1]
+    tokens = sum(
+      np.asarray(level.sampled).reshape(batch, -1).sum(1)
+      for level in tree.levels
+    )
+    parts.append(
+      Outcome(
+        correct=leaf.rewards["correct"].reshape(batch, -1)[:real],
+        exact=leaf.rewards["exact"].reshape(batch, -1)[:real],
+        answers=[
+          [None if p.answer is None else normalise(p.answer) for p in row]
+          for row in leaf.parsed[:real]
+        ],
+        tokens=np.asarray(tokens)[:real],
+        tags=np.array([[p.tags_ok for p in row] for row in leaf.parsed[:real]]),
+        finished=np.asarray(tree.levels[-1].finished).reshape(batch, -1)[:real],
+      )
+    )
+  return Outcome(
+    correct=np.concatenate([p.correct for p in parts]),
+    exact=np.concatenate([p.exact for p in parts]),
+    answers=[row for p in parts for row in p.answers],
+    tokens=np.concatenate([p.tokens for p in parts]),
+    tags=np.concatenate([p.tags for p in parts]),
+    finished=np.concatenate([p.finished for p in parts]),
+  )
+
+
+def figures(name: str, outcome: Outcome) -> dict[str, float]:
+  """Metrics of one strategy; errors are standard errors over questions."""
+  out: dict[str, float] = {}
+
+  def put(metric: str, estimate: statistics.Estimate) -> None:
+    out[f"eval/{name}/{metric}"] = estimate.mean
+    out[f"eval/{name}/{metric}_se"] = estimate.error
+
+  known = np.isfinite(outcome.correct).all(axis=1)
+  if known.any():
+    put("accuracy", statistics.avg_at_n(outcome.correct[known]))
+  checked = np.isfinite(outcome.exact).all(axis=1)
+  if checked.any():
+    put("exact", statistics.avg_at_n(outcome.exact[checked]))
+  put("tags", statistics.avg_at_n(outcome.tags.astype(np.float64)))
+  put("truncated", statistics.avg_at_n(1.0 - outcome.finished))
+  put("tokens", statistics.mean_and_error(outcome.tokens.astype(np.float64)))
+  n = outcome.correct.shape[1]
+  if n > 1 and known.all():
+    put(f"pass@{n}", statistics.pass_at_k(outcome.correct, n))
+    put(
+      f"majority@{n}",
+      statistics.majority_at_k(outcome.answers, outcome.correct, n),
+    )
+  return out
+
+
+def evaluate(
+  strategies: Sequence[Strategy],
+  roles: dict[str, Any],
+  batcher: Batcher,
+  examples: Sequence[Example],
+  batch: int,
+  key: jax.Array,
+) -> dict[str, float]:
+  """All strategies on the same questions.
+
+  Args:
+    strategies: from `make_strategies`.
+    roles: parameters by role.
+    batcher: builds the prompts.
+    examples: the questions.
+    batch: questions per device batch.
+    key: of the draws.
+  """
+  out: dict[str, float] = {}
+  for number, strategy in enumerate(strategies):
+    outcome = run_strategy(
+      strategy,
+      roles,
+      batcher,
+      examples,
+      min(batch, len(examples)),
+      jax.random.fold_in(key, number),
+    )
+    out.update(figures(strategy.name, outcome))
+  return out
+

@@ -1,0 +1,128 @@
+"""Looking at a policy without training it: eval, sample, report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mirl_jax import build
+from mirl_jax.evaluate import draw, evaluate, make_strategies
+from mirl_jax.learning.optimizer import make_optimizer
+from mirl_jax.learning.state import new_state
+from mirl_jax.rollout.program import samples
+from mirl_jax.runs.checkpoints import Checkpoints
+from mirl_jax.runs.dump import dump_rollouts
+from mirl_jax.runs.files import write_atomic
+from mirl_jax.runs.report import write_report
+from mirl_jax.runs.summary import table
+
+
+def load_roles(
+  config: ConfigDict, workdir: str, policy: build.Policy
+) -> tuple[dict[str, Any], int | None]:
+  """Parameters of the run's last checkpoint, or of policy.path without one.
+
+  The reference is always the policy's own directory.
+  """
+  start = build.load_policy_params(config, policy)
+  step = Checkpoints(workdir, config.train.keep).latest()
+  roles = {"policy": start, "reference": start, "ema": start}
+  if step is not None:
+    loss, mi = build.make_loss(config), build.make_mi(config)
+    state = build.place_state(
+      new_state(
+        start,
+        make_optimizer(config.optimizer, config.train.steps),
+        reference=loss.needs_reference or (mi and mi.scorer) == "reference",
+        ema=(mi and mi.scorer) == "ema",
+      ),
+      policy,
+    )
+    state, _ = Checkpoints(workdir, config.train.keep).restore(
+      step, build.abstract(state)
+    )
+    roles["policy"] = state.params
+    roles["ema"] = state.ema if state.ema is not None else state.params
+  return roles, step
+
+
+def eval(config: ConfigDict, workdir: str) -> int:
+  """Evaluates the run's last checkpoint and writes eval.json."""
+  policy = build.make_policy(config)
+  roles, step = load_roles(config, workdir, policy)
+  program, mi = build.make_program(config, True), build.make_mi(config)
+  questions = list(
+    build.first_examples(
+      build.make_source(config, "test"), config.eval.final_questions
+    )
+  )
+  figures = evaluate(
+    make_strategies(
+      policy, program, mi, config.eval.samples, config.eval.screen
+    ),
+    roles,
+    build.make_batcher(config, policy, mi),
+    questions,
+    config.eval.batch,
+    build.place_key(config.eval.seed, policy),
+  )
+  record = {"step": step, "questions": len(questions), **figures}
+  Path(workdir).mkdir(parents=True, exist_ok=True)
+  out = write_atomic(
+    Path(workdir) / "eval.json", json.dumps(record, indent=2) + "\n"
+  )
+  where = "the start policy" if step is None else f"step {step}"
+  print(f"{where} on {len(questions)} questions")
+  for name, value in figures.items():
+    if not name.endswith("_se"):
+      error = figures.get(f"{name}_se")
+      print(f"  {name:28s} {value:8.4f}" + (f" ± {error:.4f}" if error else ""))
+  print(f"written: {out}")
+  return 0
+
+
+def sample(config: ConfigDict, workdir: str) -> int:
+  """Samples trees for a few held-out questions, prints and dumps them."""
+  from mirl_jax.evaluate import Strategy
+  from mirl_jax.rollout.engine import Rollout
+
+  policy = build.make_policy(config)
+  roles, step = load_roles(config, workdir, policy)
+  program, mi = build.make_program(config, False), build.make_mi(config)
+  names = tuple(stage.name for stage in samples(program))
+  questions = list(
+    build.first_examples(
+      build.make_source(config, "test"), config.train.dump_questions
+    )
+  )
+  stops = build.make_stops(program, policy.processor)
+  rollout = Rollout(
+    policy.config, program, stops, policy.mesh, mi, policy.dtype
+  )
+  tree, read = draw(
+    Strategy("sample", rollout, mi is not None),
+    roles,
+    build.make_batcher(config, policy, mi),
+    questions,
+    build.place_key(config.eval.seed, policy),
+  )
+  for i, example in enumerate(questions):
+    print(f"\n{example.question}  [{example.answer}]")
+    for r, path in enumerate(read[-1].paths[i]):
+      right = read[-1].rewards["correct"][i].reshape(-1)[r]
+      print(f"  {'right' if right == 1 else 'wrong'}  {' '.join(path.split())}")
+  zeros = [jax.numpy.zeros(level.finished.shape) for level in tree.levels]
+  dump_rollouts(
+    workdir, step or 0, names, questions, tree.levels, read,
+    jax.device_get(zeros),
+  )
+  print(f"\nwritten: {Path(workdir) / 'rollouts'}")
+  return 0
+
+
+def report(config: ConfigDict, workdir: str) -> int:
+  """Writes report.html anew from the work directory's files."""
+  print(f"report: {write_report(workdir)}")
+  return 0

@@ -1,0 +1,68 @@
+"""MIRL with the credit that the evidence supports: the default.
+
+    for each question (v, q):
+      d_1..d_N ~ π(· | v, q)                       N = 10 descriptions
+      s_i = mean_t [log π(d_it | v, q) - λ log π(d_it | q)]       λ = .4
+      keep the k = 6 descriptions with the highest s
+      r_i ~ π(· | v, q, d_i)                       one reasoning each
+      y_i = 1 if r_i's answer is right
+      description advantage (all N): half the z-score of s over the N,
+        half the z-score of y over the kept (0 for the others)
+      reasoning advantage: y_i less the question's mean and less what a
+        running regression on d_i's scores predicts, over the spread
+      clipped policy gradient on both, one step
+
+Source: arXiv 2605.01520 (screening by MI, decoupled credit). λ, the mix, one
+child per kept description and the regressed baseline are ours.
+"""
+
+from typing import Any
+
+
+def fragment() -> dict[str, Any]:
+  """What the method sets."""
+  return {
+    "program": {
+      "stages": ("describe", "keep", "reason"),
+      "describe": {
+        "fanout": 10,
+        "max_tokens": 24,
+        "stop": "</description>",
+        "temperature": 1.0,
+      },
+      "keep": {"k": 6, "by": "mi"},
+      "reason": {
+        "fanout": 1,
+        "max_tokens": 56,
+        "stop": "</answer>",
+        "temperature": 1.0,
+      },
+    },
+    "mi": {
+      "stage": "describe",
+      "view": "removed",
+      "views": 1,
+      "mask_rate": 0.5,
+      "prior_weight": 0.4,
+      "reduction": "mean",
+      "clip": 0.0,
+      "scorer": "policy",
+      "temperature": 1.0,
+      "plausible": 0.0,
+    },
+    "credit": {
+      "describe": {
+        "mi": {"weight": 0.5, "baseline": "question", "std": True},
+        "children_correct": {
+          "weight": 0.5,
+          "baseline": "question",
+          "std": True,
+        },
+      },
+      "reason": {
+        "correct": {"weight": 1.0, "baseline": "regression", "std": True},
+        "format": {"weight": 0.0, "baseline": "question", "std": True},
+      },
+    },
+    "loss": {"kl": {"describe": 0.0, "reason": 0.0}},
+  }

@@ -1,0 +1,170 @@
+"""Supervised warm start: `--mode=sft`.
+
+Teaches a policy the tagged format on demonstrations, and is how the embedded
+tiny model was made. The result is an ordinary Hugging Face directory,
+WORKDIR/model, to be named in `policy.path`.
+"""
+
+import queue
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mirl_jax import build
+from mirl_jax.data.pipeline import batches
+from mirl_jax.learning.optimizer import make_optimizer
+from mirl_jax.learning.state import new_state
+from mirl_jax.learning.supervised import (
+  DemonstrationSizes,
+  build_supervised_update,
+  demonstrations,
+)
+from mirl_jax.policy.abstract import init_params
+from mirl_jax.policy.directory import copy_directory
+from mirl_jax.policy.prompts import bucket
+from mirl_jax.policy.weights import save_params
+from mirl_jax.runs.checkpoints import Checkpoints
+from mirl_jax.runs.config_files import write_config
+from mirl_jax.runs.metrics import MetricsWriter
+from mirl_jax.runs.progress import Progress
+from mirl_jax.runs.signals import StopSignals
+
+
+def ahead(items: Iterator[Any], size: int = 4) -> Iterator[Any]:
+  """Makes items in a thread, a few ahead; its exception is raised here."""
+  slots: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(size)
+  stop = threading.Event()
+
+  def put(entry: tuple[Any, BaseException | None]) -> bool:
+    while not stop.is_set():
+      try:
+        slots.put(entry, timeout=0.2)
+        return True
+      except queue.Full:
+        continue
+    return False
+
+  def produce() -> None:
+    try:
+      for item in items:
+        if not put((item, None)):
+          return
+    except BaseException as error:  # noqa: BLE001 - handed to the reader
+      put((None, error))
+    else:
+      put((None, StopIteration()))
+
+  threading.Thread(target=produce, daemon=True).start()
+  try:
+    while True:
+      item, error = slots.get()
+      if isinstance(error, StopIteration):
+        return
+      if error is not None:
+        raise error
+      yield item
+  finally:
+    stop.set()
+
+
+def _batches(
+  config: ConfigDict, policy: build.Policy, workdir: str, first: int
+) -> Iterator[Any]:
+  """Demonstrations of step `first` and later, a function of seed and step."""
+  c = config.sft
+  data = batches(
+    build.make_source(config, "train"),
+    c.batch,
+    seed=config.data.seed,
+    quarantine=Path(workdir) / "quarantine.jsonl",
+    max_bad_share=config.data.max_bad_share,
+  )
+  window = policy.config.vision.window_patches
+  slots = [-(-n // window) * window for n in config.data.patch_buckets]
+  for step in range(c.steps):
+    examples = next(data)
+    if step < first:
+      continue
+    sizes = [policy.processor.measure(example) for example in examples]
+    yield demonstrations(
+      examples,
+      policy.processor,
+      DemonstrationSizes(
+        prompt=bucket(max(s[0] for s in sizes), config.data.prompt_buckets),
+        patches=bucket(max(s[1] for s in sizes), [0, *slots]),
+        response=c.response_length,
+        reasoning_weight=c.reasoning_weight,
+        blank_share=c.blank_share,
+      ),
+      np.random.default_rng([config.seed, step]),
+    )
+
+
+def sft(config: ConfigDict, workdir: str) -> int:
+  """Runs or resumes supervised training; returns the exit code."""
+  began = time.monotonic()
+  c = config.sft
+  primary = jax.process_index() == 0
+  policy = build.make_policy(config)
+  optimizer = make_optimizer(config.optimizer, c.steps)
+  update = jax.jit(
+    build_supervised_update(
+      policy.config, optimizer, c.region_weight, policy.dtype
+    ),
+    donate_argnums=0,
+  )
+  if c.from_scratch:
+    params = policy.place(
+      init_params(policy.config, jax.random.key(config.seed))
+    )
+  else:
+    params = build.load_policy_params(config, policy)
+  state = build.place_state(
+    new_state(params, optimizer, reference=False, ema=False), policy
+  )
+  checkpoints = Checkpoints(workdir, config.train.keep, primary)
+  resumed = checkpoints.latest()
+  build.check_same_config(config, workdir, resumed)
+  write_config(workdir, config, primary)
+  if resumed is not None:
+    state, _ = checkpoints.restore(resumed, build.abstract(state))
+  step = resumed or 0
+  with (
+    MetricsWriter(workdir, resumed, primary) as writer,
+    Progress(c.steps, initial=step, primary=primary) as progress,
+    StopSignals() as signals,
+  ):
+    for batch in ahead(_batches(config, policy, workdir, step)):
+      state, metrics = update(state, build.place_batch(batch, policy))
+      step += 1
+      if step % c.log_every == 0 or step == c.steps:
+        row = {name: float(value) for name, value in metrics.items()}
+        row["wall_s"] = time.monotonic() - began
+        writer.write(step, row)
+        progress.update(step, {k: row[k] for k in ("sft/nll", "loss/total")})
+      if signals.received is not None:
+        checkpoints.save(step, state, {})
+        progress.note(f"stopped by a signal; saved step {step}, resumable")
+        return signals.exit_code
+  checkpoints.save(step, state, {})
+  out = Path(workdir) / "model"
+  if primary:
+    write_model(config, policy, jax.device_get(state.params), out)
+    print(f"model: {out}")
+  return 0
+
+
+def write_model(
+  config: ConfigDict, policy: build.Policy, params: Any, out: Path
+) -> None:
+  """Writes a Hugging Face directory: the policy's own files, new weights."""
+  shutil.rmtree(out, ignore_errors=True)
+  copy_directory(build.policy_path(config), out)
+  save_params(out, params, policy.config)
