@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from mirl_jax import methods
-from mirl_jax.worlds.dials import BROKEN
+from mirl_jax.worlds.dials import BROKEN, Dials
 
 
 def base() -> ConfigDict:
@@ -39,9 +39,7 @@ def base() -> ConfigDict:
   c.data.prompt_buckets = (48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
   c.data.patch_buckets = (36, 64, 144, 256, 576, 1024, 2304, 4096)
 
-  c.world = ConfigDict(dataclasses.asdict(BROKEN))  # see worlds/dials.py
-  c.world.kinds = ConfigDict(dict(BROKEN.kinds))  # kind -> weight
-  c.world.length = 1_000_000  # items of the training split
+  c.world = world_section(BROKEN)
 
   c.loss = ConfigDict()
   c.loss.clip_low = 0.2
@@ -102,6 +100,16 @@ def base() -> ConfigDict:
   c.sft.from_scratch = False
   c.sft.log_every = 50
   return c
+
+
+def world_section(dials: Dials) -> ConfigDict:
+  """The dials of the procedural world (see worlds/dials.py) as a section;
+  `kinds` maps a kind of question to its weight, `length` is the number of
+  items in the training split."""
+  values = dataclasses.asdict(dials)
+  return ConfigDict(
+    {**values, "kinds": dict(dials.kinds), "length": 1_000_000}
+  )
 
 
 def method_names() -> list[str]:

@@ -8,23 +8,16 @@ which is not the same as zero. Options are keyword arguments with defaults.
 import difflib
 import functools
 import inspect
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from mirl_jax.data.example import Example, Facts
 from mirl_jax.rewards.parse import TAGS, Parsed, tag_rules
 from mirl_jax.rewards.verify import verify
 
 
-class Term(Protocol):
-  def __call__(
-    self,
-    example: Example,
-    node_text: str,
-    path_text: str,
-    parsed: Parsed,
-    step: int,
-  ) -> float | None: ...
+# (example, node text, path text, parse of the path text, step)
+Term = Callable[[Example, str, str, Parsed, int], float | None]
 
 
 def correct(
