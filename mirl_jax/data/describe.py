@@ -32,7 +32,8 @@ NOTHING = "nothing"
 Thing = tuple[str, str]
 Grid = tuple[Thing | None, ...]
 # A logic form as nested lists: ["is", "green", ["left_of", "red"]].
-Form = str | list["Form"]
+# (Any is again a form: run-time type checkers cannot follow the recursion.)
+Form = str | list[Any]
 
 _STEPS = {
   "above": (-1, 0),

@@ -196,11 +196,10 @@ class Batches(Iterator[list[Example]]):
           f"data position was saved with {key}={saved!r}, now {key}={mine!r}"
         )
     self._draws.set_state(state["reader"])
-    self._step, self.draws, self.bad = (
-      state["step"],
-      state["draws"],
-      state["bad"],
-    )
+    self._step = state["step"]
+    self.draws = state["draws"]
+    self.bad = state["bad"]
+    self._state = self._here()
 
   def close(self) -> None:
     """Ends the reading threads."""

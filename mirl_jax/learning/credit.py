@@ -279,8 +279,11 @@ def _cap(value: Array, level: Level, guards: Guards) -> Array:
   bad = ~level.finished
   if guards.length_cap > 0:
     bad |= jnp.sum(level.sampled, axis=-1) > guards.length_cap
-  low = jnp.nanmin(value, axis=(1, 2), keepdims=True)
-  return jnp.where(bad, low, value)
+  heard = jnp.isfinite(value)
+  low = jnp.min(
+    jnp.where(heard, value, jnp.inf), axis=(1, 2), keepdims=True
+  )
+  return jnp.where(bad & heard, low, value)
 
 
 def _regressed(
@@ -339,9 +342,9 @@ def _learn(
     mi = jnp.take_along_axis(flat(scores["mi"]), levels[last].parent, axis=1)
     wins, pairs = pair_auc(mi, label, valid)
     seen = decay * weight + pairs
-    auc = jnp.where(
-      seen > 0, (decay * weight * auc + wins) / jnp.maximum(seen, 1.0), auc
-    )
+    # As a step from the old value: without pairs it must not move at all.
+    share = wins - pairs * auc
+    auc = auc + jnp.where(pairs > 0, share / jnp.maximum(seen, _EPS), 0.0)
     weight = seen
     metrics["mi/auc_correct"] = auc
   return Memory(fitted, auc, weight), metrics

@@ -88,8 +88,8 @@ def kl_penalty(
 
 
 def token_weights(
-  masks: list[Bool[Array, "b r t"]], reduction: str
-) -> list[Float[Array, "b r t"]]:
+  masks: list[Bool[Array, "b _ _"]], reduction: str
+) -> list[Float[Array, "b _ _"]]:
   """Weights with which per-token losses are summed into the batch's loss.
 
   `token`: every token of the batch counts the same, over all levels.

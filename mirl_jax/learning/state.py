@@ -80,9 +80,10 @@ def step_params(
   params = guard(params, state.params)
   ema = state.ema
   if ema is not None:
-    ema = jax.tree.map(
+    moved = jax.tree.map(
       lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params
     )
+    ema = guard(moved, ema)
   state = state.replace(
     params=params,
     opt_state=guard(opt_state, state.opt_state),

@@ -5,6 +5,7 @@ caller's: a block takes a function from queries, keys and values to outputs.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -57,7 +58,7 @@ class TextBlock(nn.Module):
     return x + mlp(RMSNorm(c.rms_eps, name="norm2")(x))
 
 
-def embed_tokens(params: dict, tokens: Array, dtype: jnp.dtype) -> Array:
+def embed_tokens(params: dict, tokens: Array, dtype: Any) -> Array:
   """Token embeddings [..., D]."""
   return params["embed"]["embedding"].astype(dtype)[tokens]
 

@@ -4,6 +4,8 @@ Patches arrive in window-padded order (see inputs.py), so windowed attention
 is a reshape and the merger joins consecutive slots.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -87,7 +89,7 @@ def encode_images(
   patches: Float[Array, "b v d"],
   patch_hw: Int[Array, "b v 2"],
   patch_image: Int[Array, "b v"],
-  dtype: jnp.dtype = jnp.float32,
+  dtype: Any = jnp.float32,
   remat: bool = False,
 ) -> Float[Array, "b m e"]:
   """Visual tokens of every merged slot, padded slots included.

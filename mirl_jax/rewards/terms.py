@@ -15,7 +15,6 @@ from mirl_jax.data.example import Example, Facts
 from mirl_jax.rewards.parse import TAGS, Parsed, tag_rules
 from mirl_jax.rewards.verify import verify
 
-
 # (example, node text, path text, parse of the path text, step)
 Term = Callable[[Example, str, str, Parsed, int], float | None]
 

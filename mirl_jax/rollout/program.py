@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 KEEP_RULES = ("mi", "likelihood", "random", "oracle", "stratified", "all")
@@ -112,7 +112,7 @@ def from_config(stages: Mapping[str, Mapping[str, Any]]) -> Program:
   A stage with a `by` is a Keep, any other a Sample whose name is its key.
 
   Raises:
-    ValueError: for an unknown field, with the nearest one.
+    ValueError: for an unknown field, with the nearest one, or a missing one.
   """
   program: list[Stage] = []
   for name, given in stages.items():
@@ -125,6 +125,9 @@ def from_config(stages: Mapping[str, Mapping[str, Any]]) -> Program:
         _fail(f"{name}.{field} is unknown; did you mean {near[0]!r}?")
     if kind is Sample:
       values["name"] = name
+    for field in fields(kind):
+      if field.name not in values and field.default is MISSING:
+        _fail(f"{name} lacks {field.name!r}")
     program.append(kind(**values))
   return tuple(program)
 

@@ -58,7 +58,7 @@ CASES = [
   ("choice_letter", "B", SIZES, "12 centimetres", True),
   ("choice_letter", "B", SIZES, "12 m", False),
   ("choice_letter", "B", (), "B", True),
-  ("choice_letter", "D", ABC, "D", False),
+  ("choice_letter", "B", ABC, "D", False),
   ("choice_letter", "a,c", ABC, "C and A", True),
   ("choice_letter", "a,c", ABC, "(A), (C)", True),
   ("choice_letter", "a,c", ABC, "A", False),
