@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,14 +14,16 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from mirl_jax.data.example import Example
-from mirl_jax.data.jsonl import JsonlSource
-from mirl_jax.data.source import BadRow, Source
+from mirl_jax.data.folder import fitting, folder_source
+from mirl_jax.data.pipeline import Quarantine
+from mirl_jax.data.source import BadRow, Mapped, Source
 from mirl_jax.information.estimators import MI
 from mirl_jax.information.estimators import from_config as mi_from_config
 from mirl_jax.learning.objectives import Clip
 from mirl_jax.learning.update import Loss
 from mirl_jax.parallel.mesh import (
   batch_sharding,
+  data_shards,
   make_mesh,
   param_shardings,
   replicated,
@@ -32,13 +35,21 @@ from mirl_jax.policy.processing import Processor, load_processor
 from mirl_jax.policy.prompts import bucket
 from mirl_jax.policy.weights import load_params
 from mirl_jax.rollout import program as programs
+from mirl_jax.rollout.program import samples
 from mirl_jax.rollout.stop import Stop, compile_stop
 from mirl_jax.runs.config_files import differing_fields, load_config
 from mirl_jax.worlds.dials import Dials, dials_from_dict
 from mirl_jax.worlds.source import WorldSource
 
 # A run may be continued with other values of these.
-_MAY_CHANGE = ("train.steps", "train.keep", "train.dump", "sft.log_every")
+_MAY_CHANGE = (
+  "train.steps",
+  "train.keep",
+  "train.dump",
+  "sft.log_every",
+  "sft.save_every",
+)
+_SHOWN_FIELDS = 5
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -76,7 +87,11 @@ def make_policy(config: ConfigDict) -> Policy:
     )
   mesh = make_mesh(config.mesh)
   processor = load_processor(
-    policy_path(config), config.policy.system, config.policy.instruction
+    policy_path(config),
+    config.policy.system,
+    config.policy.instruction,
+    config.policy.min_pixels or None,
+    config.policy.max_pixels or None,
   )
   vlm = processor.config
   shardings = param_shardings(abstract_params(vlm), logical_axes(vlm), mesh)
@@ -97,37 +112,73 @@ def make_dials(config: ConfigDict) -> Dials:
   return dials_from_dict(values)
 
 
-def make_source(config: ConfigDict, split: str) -> Source:
+def make_source(
+  config: ConfigDict, split: str, policy: Policy | None = None
+) -> Source:
   """Examples of `train` or `test`.
 
+  Args:
+    config: of the run.
+    split: train or test.
+    policy: makes rows whose prompt it cannot take bad rows.
+
   Raises:
-    ValueError: for a folder without data.jsonl.
+    FileNotFoundError: for a folder without data.jsonl.
+    ValueError: as `folder_source`.
   """
   if config.data.train == "world":
     return WorldSource(
       config.data.seed, make_dials(config), split, config.world.length
     )
-  return JsonlSource(
-    config.data.train,
-    split=split,
-    test_share=config.data.test_share,
+  source = folder_source(config.data, split)
+  if policy is None:
+    return source
+  window = policy.config.vision.window_patches
+  check = fitting(
+    policy.processor.measure,
+    max(config.data.prompt_buckets),
+    -(-max(config.data.patch_buckets) // window) * window,
   )
+  return Mapped(source, check)
 
 
 def make_program(config: ConfigDict, training: bool) -> programs.Program:
   """The rollout program of the config."""
-  stages = {name: config.program[name] for name in config.program.stages}
+  stages = {name: config.program[name].to_dict() for name in config.program.stages}
   return programs.validate(programs.from_config(stages), training)
 
 
 def make_mi(config: ConfigDict) -> MI | None:
-  """The estimator, where the method has one."""
-  return mi_from_config(config.mi) if "mi" in config else None
+  """The estimator, where the method has one.
+
+  Raises:
+    ValueError: for a bad field, or a stage that the program lacks.
+  """
+  if "mi" not in config:
+    return None
+  mi = mi_from_config(config.mi.to_dict())
+  _check_stage("mi.stage", mi.stage, config)
+  return mi
+
+
+def _check_stage(field: str, name: str, config: ConfigDict) -> None:
+  names = [stage.name for stage in samples(make_program(config, False))]
+  if name not in names:
+    raise ValueError(
+      f"{field}: the program has no stage {name!r} that samples; it has"
+      f" {', '.join(names)}"
+    )
 
 
 def make_loss(config: ConfigDict) -> Loss:
-  """The loss's settings."""
+  """The loss's settings.
+
+  Raises:
+    ValueError: for a bad field, or a stage that the program lacks.
+  """
   c = config.loss
+  for stage in c.kl:
+    _check_stage("loss.kl", stage, config)
   return Loss(
     clip=Clip(c.clip_low, c.clip_high, c.dual_clip, c.ratio),
     reduction=c.reduction,
@@ -152,7 +203,7 @@ def make_stops(
       processor.bytes_of,
       [int(i) for i in processor.encode_text(stage.stop)],
     )
-    for stage in programs.samples(program)
+    for stage in samples(program)
   }
 
 
@@ -230,12 +281,24 @@ class Batcher:
     return jax.tree.map(lambda x: jax.device_put(x, sharding), batch)
 
 
+def _buckets(config: ConfigDict, name: str) -> tuple[int, ...]:
+  sizes = tuple(config.data[name])
+  whole = all(isinstance(size, int) and size > 0 for size in sizes)
+  if not sizes or not whole or list(sizes) != sorted(set(sizes)):
+    raise ValueError(f"data.{name}={sizes}: give whole numbers, growing")
+  return sizes
+
+
 def make_batcher(config: ConfigDict, policy: Policy, mi: MI | None) -> Batcher:
-  """The batcher of a config."""
+  """The batcher of a config.
+
+  Raises:
+    ValueError: for buckets that are no growing sizes.
+  """
   return Batcher(
     policy,
-    tuple(config.data.prompt_buckets),
-    tuple(config.data.patch_buckets),
+    _buckets(config, "prompt_buckets"),
+    _buckets(config, "patch_buckets"),
     mi,
     config.seed,
   )
@@ -276,37 +339,82 @@ def abstract(tree: Any) -> Any:
   )
 
 
-def first_examples(source: Source, count: int) -> Iterator[Example]:
-  """Up to `count` examples in order, bad rows left out."""
+def first_examples(
+  source: Source, count: int, quarantine: Quarantine | None = None
+) -> Iterator[Example]:
+  """Up to `count` examples in order; bad rows go to quarantine."""
   found = 0
   for index in range(len(source)):
     if found == count:
       return
     try:
       example = source[index]
-    except BadRow:
+    except BadRow as bad:
+      if quarantine is not None:
+        quarantine.add(bad)
       continue
     found += 1
     yield example
 
 
-def check_same_config(
-  config: ConfigDict, workdir: str, resumed: int | None
-) -> None:
-  """Refuses to continue a run with another config.
+def held_out(
+  config: ConfigDict, policy: Policy, count: int, workdir: str
+) -> list[Example]:
+  """The first questions of the test split, one at least.
 
   Raises:
-    ValueError: naming the fields that differ.
+    ValueError: if none of its rows can be used.
   """
-  if resumed is None:
-    return
+  source = make_source(config, "test", policy)
+  primary = jax.process_index() == 0
+  path = Path(workdir) / "quarantine.jsonl" if primary else None
+  found = list(first_examples(source, count, Quarantine(path)))
+  if not found and count:
+    raise ValueError(
+      f"none of the {len(source)} rows held out for evaluation can be used;"
+      f" {Path(workdir) / 'quarantine.jsonl'} says why"
+    )
+  return found
+
+
+def check_same_run(
+  config: ConfigDict, workdir: str, saved_mode: str, mode: str
+) -> None:
+  """Refuses to continue a run of another mode or config.
+
+  Raises:
+    ValueError: naming the mode, or the fields that differ.
+  """
+  if saved_mode != mode:
+    raise ValueError(
+      f"{workdir} holds a run of --mode={saved_mode}, not of --mode={mode};"
+      " use another --workdir"
+    )
   differing = [
     field
     for field in differing_fields(load_config(workdir), config)
     if not field.startswith(_MAY_CHANGE)
   ]
   if differing:
+    shown = ", ".join(differing[:_SHOWN_FIELDS])
+    more = len(differing) - _SHOWN_FIELDS
     raise ValueError(
       f"{workdir} holds a run with another config; these fields differ:"
-      f" {', '.join(differing)}. Use another --workdir, or the same values"
+      f" {shown}{f', and {more} more' if more > 0 else ''}. Use another"
+      " --workdir, or the same values"
+    )
+
+
+def check_batch(config: ConfigDict, policy: Policy) -> None:
+  """Refuses a number of questions that the mesh cannot share out.
+
+  Raises:
+    ValueError: naming the numbers that would do.
+  """
+  shards = data_shards(policy.mesh)
+  questions = config.train.questions
+  if questions < 1 or questions % shards:
+    raise ValueError(
+      f"train.questions={questions}: give a multiple of {shards}, the shards"
+      " of the data axes"
     )

@@ -29,11 +29,16 @@ def base() -> ConfigDict:
   c.policy.dtype = "float32"  # of activations: float32 or bfloat16
   c.policy.system = ""  # system message; "" leaves it to the chat template
   c.policy.instruction = ""  # appended to every question
+  c.policy.min_pixels = 0  # per picture, enlarged to; 0 = the directory's
+  c.policy.max_pixels = 0  # per picture, reduced to; 0 = the directory's
 
   c.data = ConfigDict()
   c.data.train = "world"  # "world", or a folder with data.jsonl and images
+  c.data.test = ""  # a folder of its own for the test split; "" = test_share
   c.data.seed = 0  # order and, for the world, the pictures
-  c.data.test_share = 0.2  # of a folder's rows, split by picture
+  c.data.test_share = 0.2  # of a folder's groups of rows
+  c.data.group = "image"  # column whose equal values stay in one split
+  c.data.group_pattern = ""  # regular expression; its (group) counts instead
   c.data.describe = ""  # derive descriptions: "shapes", "nlvr" or nothing
   c.data.max_bad_share = 0.2  # of rows; more ends the run with exit code 4
   c.data.prompt_buckets = (48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
@@ -93,12 +98,16 @@ def base() -> ConfigDict:
   c.sft = ConfigDict()  # of --mode=sft
   c.sft.steps = 1200
   c.sft.batch = 64
+  c.sft.lr = 0.0  # in place of optimizer.lr; 0 = `optimizer` as it stands
+  c.sft.schedule = "cosine"  # and this and warmup go with it
+  c.sft.warmup = 20
   c.sft.response_length = 72
   c.sft.reasoning_weight = 2.0
   c.sft.blank_share = 0.1
   c.sft.region_weight = 1.0
-  c.sft.from_scratch = False
+  c.sft.from_scratch = False  # a new tiny model: tokenizer and weights
   c.sft.log_every = 50
+  c.sft.save_every = 200  # 0 = only at the end
   return c
 
 
@@ -110,6 +119,38 @@ def world_section(dials: Dials) -> ConfigDict:
   return ConfigDict(
     {**values, "kinds": dict(dials.kinds), "length": 1_000_000}
   )
+
+
+def parse_argument(text: str, known: Mapping[str, str]) -> dict[str, str]:
+  """Reads a config file's argument, "path=DIR,describe=shapes", into fields.
+
+  A value may hold "=" and spaces, but no comma.
+
+  Args:
+    text: the argument; "" has no fields.
+    known: default of every field.
+
+  Raises:
+    ValueError: for a part without "=", an unknown field (naming the nearest)
+      or one given twice.
+  """
+  given: dict[str, str] = {}
+  for part in text.split(",") if text.strip() else ():
+    name, equals, value = (piece.strip() for piece in part.partition("="))
+    if not equals:
+      raise ValueError(
+        f"{part!r} in the argument {text!r} is no field=value; fields are"
+        f" {', '.join(known)}, with commas between them and none in a value"
+      )
+    if name not in known:
+      near = difflib.get_close_matches(name, known, 1, 0)[0]
+      raise ValueError(
+        f"the argument has no field {name!r}; did you mean {near!r}?"
+      )
+    if name in given:
+      raise ValueError(f"the argument {text!r} gives {name} twice")
+    given[name] = value
+  return {**known, **given}
 
 
 def method_names() -> list[str]:

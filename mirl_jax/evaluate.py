@@ -7,7 +7,7 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,20 @@ from mirl_jax import statistics
 from mirl_jax.build import Batcher, Policy, make_stops
 from mirl_jax.data.example import Example
 from mirl_jax.information.estimators import MI
+from mirl_jax.parallel.mesh import data_shards
 from mirl_jax.rewards.assess import Assessed, assess
 from mirl_jax.rewards.verify import normalise
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import Keep, Program, samples
 from mirl_jax.rollout.tree import Tree
+
+
+class Stopped(Exception):
+  """An evaluation was left before its end; its figures are lost."""
+
+
+def _never() -> bool:
+  return False
 
 
 @dataclass(frozen=True)
@@ -131,10 +140,19 @@ def run_strategy(
   examples: Sequence[Example],
   batch: int,
   key: jax.Array,
+  stop: Callable[[], bool] = _never,
 ) -> Outcome:
-  """Draws for every question; the last batch is filled up and cut."""
+  """Draws for every question; the last batch is filled up and cut.
+
+  Raises:
+    Stopped: where `stop` says so before a batch.
+  """
+  shards = data_shards(batcher.policy.mesh)
+  batch = -(-min(batch, len(examples)) // shards) * shards
   parts: list[Outcome] = []
   for begin in range(0, len(examples), batch):
+    if stop():
+      raise Stopped
     chunk = list(examples[begin : begin + batch])
     real = len(chunk)
     while len(chunk) < batch:
@@ -168,8 +186,17 @@ def run_strategy(
   )
 
 
-def figures(name: str, outcome: Outcome) -> dict[str, float]:
-  """Metrics of one strategy; errors are standard errors over questions."""
+def groups_of(examples: Sequence[Example]) -> np.ndarray:
+  """A label per question: its group, or one of its own where it has none."""
+  return np.array(
+    [f"g {e.group}" if e.group else f"q {i}" for i, e in enumerate(examples)]
+  )
+
+
+def figures(
+  name: str, outcome: Outcome, groups: np.ndarray
+) -> dict[str, float]:
+  """Metrics of one strategy; standard errors are clustered by group."""
   out: dict[str, float] = {}
 
   def put(metric: str, estimate: statistics.Estimate) -> None:
@@ -178,19 +205,24 @@ def figures(name: str, outcome: Outcome) -> dict[str, float]:
 
   known = np.isfinite(outcome.correct).all(axis=1)
   if known.any():
-    put("accuracy", statistics.avg_at_n(outcome.correct[known]))
+    put("accuracy", statistics.avg_at_n(outcome.correct[known], groups[known]))
   checked = np.isfinite(outcome.exact).all(axis=1)
   if checked.any():
-    put("exact", statistics.avg_at_n(outcome.exact[checked]))
-  put("tags", statistics.avg_at_n(outcome.tags.astype(np.float64)))
-  put("truncated", statistics.avg_at_n(1.0 - outcome.finished))
-  put("tokens", statistics.mean_and_error(outcome.tokens.astype(np.float64)))
+    put("exact", statistics.avg_at_n(outcome.exact[checked], groups[checked]))
+  put("tags", statistics.avg_at_n(outcome.tags.astype(np.float64), groups))
+  put("truncated", statistics.avg_at_n(1.0 - outcome.finished, groups))
+  put(
+    "tokens",
+    statistics.mean_and_error(outcome.tokens.astype(np.float64), groups),
+  )
   n = outcome.correct.shape[1]
   if n > 1 and known.all():
-    put(f"pass@{n}", statistics.pass_at_k(outcome.correct, n))
+    put(f"pass@{n}", statistics.pass_at_k(outcome.correct, n, groups))
     put(
       f"majority@{n}",
-      statistics.majority_at_k(outcome.answers, outcome.correct, n),
+      statistics.majority_at_k(
+        outcome.answers, outcome.correct, n, groups
+      ),
     )
   return out
 
@@ -202,8 +234,9 @@ def evaluate(
   examples: Sequence[Example],
   batch: int,
   key: jax.Array,
+  stop: Callable[[], bool] = _never,
 ) -> dict[str, float]:
-  """All strategies on the same questions.
+  """All strategies on the same questions; no figures where there are none.
 
   Args:
     strategies: from `make_strategies`.
@@ -212,17 +245,24 @@ def evaluate(
     examples: the questions.
     batch: questions per device batch.
     key: of the draws.
+    stop: asked before each batch.
+
+  Raises:
+    Stopped: where `stop` said so.
   """
   out: dict[str, float] = {}
+  if not examples:
+    return out
   for number, strategy in enumerate(strategies):
     outcome = run_strategy(
       strategy,
       roles,
       batcher,
       examples,
-      min(batch, len(examples)),
+      batch,
       jax.random.fold_in(key, number),
+      stop,
     )
-    out.update(figures(strategy.name, outcome))
+    out.update(figures(strategy.name, outcome, groups_of(examples)))
   return out
 

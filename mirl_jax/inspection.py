@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from mirl_jax import build
-from mirl_jax.evaluate import draw, evaluate, make_strategies
+from mirl_jax.evaluate import Strategy, draw, evaluate, make_strategies
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state
+from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import samples
 from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.dump import dump_rollouts
@@ -27,22 +27,24 @@ def load_roles(
   The reference is always the policy's own directory.
   """
   start = build.load_policy_params(config, policy)
-  step = Checkpoints(workdir, config.train.keep).latest()
+  checkpoints = Checkpoints(workdir, config.train.keep)
+  step = checkpoints.latest()
   roles = {"policy": start, "reference": start, "ema": start}
   if step is not None:
+    trained = checkpoints.meta(step)["mode"] == "train"
     loss, mi = build.make_loss(config), build.make_mi(config)
+    scorer = mi.scorer if mi else "policy"
     state = build.place_state(
       new_state(
         start,
-        make_optimizer(config.optimizer, config.train.steps),
-        reference=loss.needs_reference or (mi and mi.scorer) == "reference",
-        ema=(mi and mi.scorer) == "ema",
+        make_optimizer(config.optimizer.to_dict(), config.train.steps),
+        reference=trained
+        and (loss.needs_reference or scorer == "reference"),
+        ema=trained and scorer == "ema",
       ),
       policy,
     )
-    state, _ = Checkpoints(workdir, config.train.keep).restore(
-      step, build.abstract(state)
-    )
+    state, _ = checkpoints.restore(step, build.abstract(state))
     roles["policy"] = state.params
     roles["ema"] = state.ema if state.ema is not None else state.params
   return roles, step
@@ -52,11 +54,9 @@ def eval(config: ConfigDict, workdir: str) -> int:
   """Evaluates the run's last checkpoint and writes eval.json."""
   policy = build.make_policy(config)
   roles, step = load_roles(config, workdir, policy)
-  program, mi = build.make_program(config, True), build.make_mi(config)
-  questions = list(
-    build.first_examples(
-      build.make_source(config, "test"), config.eval.final_questions
-    )
+  program, mi = build.make_program(config, False), build.make_mi(config)
+  questions = build.held_out(
+    config, policy, config.eval.final_questions, workdir
   )
   figures = evaluate(
     make_strategies(
@@ -85,17 +85,12 @@ def eval(config: ConfigDict, workdir: str) -> int:
 
 def sample(config: ConfigDict, workdir: str) -> int:
   """Samples trees for a few held-out questions, prints and dumps them."""
-  from mirl_jax.evaluate import Strategy
-  from mirl_jax.rollout.engine import Rollout
-
   policy = build.make_policy(config)
   roles, step = load_roles(config, workdir, policy)
   program, mi = build.make_program(config, False), build.make_mi(config)
   names = tuple(stage.name for stage in samples(program))
-  questions = list(
-    build.first_examples(
-      build.make_source(config, "test"), config.train.dump_questions
-    )
+  questions = build.held_out(
+    config, policy, config.train.dump_questions, workdir
   )
   stops = build.make_stops(program, policy.processor)
   rollout = Rollout(
@@ -113,12 +108,10 @@ def sample(config: ConfigDict, workdir: str) -> int:
     for r, path in enumerate(read[-1].paths[i]):
       right = read[-1].rewards["correct"][i].reshape(-1)[r]
       print(f"  {'right' if right == 1 else 'wrong'}  {' '.join(path.split())}")
-  zeros = [jax.numpy.zeros(level.finished.shape) for level in tree.levels]
-  dump_rollouts(
-    workdir, step or 0, names, questions, tree.levels, read,
-    jax.device_get(zeros),
-  )
-  print(f"\nwritten: {Path(workdir) / 'rollouts'}")
+  # Apart from the dumps of training, which these are not.
+  out = Path(workdir) / "samples"
+  dump_rollouts(str(out), step or 0, names, questions, tree.levels, read, None)
+  print(f"\nwritten: {out / 'rollouts' / f'{step or 0}.jsonl'}")
   return 0
 
 

@@ -5,6 +5,7 @@ tiny model was made. The result is an ordinary Hugging Face directory,
 WORKDIR/model, to be named in `policy.path`.
 """
 
+import contextlib
 import queue
 import shutil
 import threading
@@ -18,23 +19,31 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mirl_jax import build
+from mirl_jax.data.folder import demonstrated
 from mirl_jax.data.pipeline import batches
+from mirl_jax.data.source import Mapped
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state
 from mirl_jax.learning.supervised import (
   DemonstrationSizes,
   build_supervised_update,
   demonstrations,
+  response_text,
 )
 from mirl_jax.policy.abstract import init_params
 from mirl_jax.policy.directory import copy_directory
+from mirl_jax.policy.processing import write_pixel_limits
 from mirl_jax.policy.prompts import bucket
+from mirl_jax.policy.tokenizer import write_tiny_directory
 from mirl_jax.policy.weights import save_params
 from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.config_files import write_config
 from mirl_jax.runs.metrics import MetricsWriter
 from mirl_jax.runs.progress import Progress
 from mirl_jax.runs.signals import StopSignals
+
+
+_TOKENIZER_EXAMPLES = 3000
 
 
 def ahead(items: Iterator[Any], size: int = 4) -> Iterator[Any]:
@@ -56,7 +65,7 @@ def ahead(items: Iterator[Any], size: int = 4) -> Iterator[Any]:
       for item in items:
         if not put((item, None)):
           return
-    except BaseException as error:  # noqa: BLE001 - handed to the reader
+    except BaseException as error:
       put((None, error))
     else:
       put((None, StopIteration()))
@@ -75,12 +84,17 @@ def ahead(items: Iterator[Any], size: int = 4) -> Iterator[Any]:
 
 
 def _batches(
-  config: ConfigDict, policy: build.Policy, workdir: str, first: int
-) -> Iterator[Any]:
-  """Demonstrations of step `first` and later, a function of seed and step."""
+  config: ConfigDict,
+  policy: build.Policy,
+  workdir: str,
+  first: int,
+  position: dict[str, Any] | None,
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+  """Demonstrations of step `first` and later, a function of seed and step,
+  each with the position in the data after it."""
   c = config.sft
   data = batches(
-    build.make_source(config, "train"),
+    Mapped(build.make_source(config, "train", policy), demonstrated),
     c.batch,
     seed=config.data.seed,
     quarantine=Path(workdir) / "quarantine.jsonl",
@@ -88,23 +102,46 @@ def _batches(
   )
   window = policy.config.vision.window_patches
   slots = [-(-n // window) * window for n in config.data.patch_buckets]
-  for step in range(c.steps):
-    examples = next(data)
-    if step < first:
-      continue
-    sizes = [policy.processor.measure(example) for example in examples]
-    yield demonstrations(
-      examples,
-      policy.processor,
-      DemonstrationSizes(
-        prompt=bucket(max(s[0] for s in sizes), config.data.prompt_buckets),
-        patches=bucket(max(s[1] for s in sizes), [0, *slots]),
-        response=c.response_length,
-        reasoning_weight=c.reasoning_weight,
-        blank_share=c.blank_share,
-      ),
-      np.random.default_rng([config.seed, step]),
-    )
+  if position is not None:
+    data.set_state(position)
+  with contextlib.closing(data):
+    for step in range(first, c.steps):
+      examples = next(data)
+      sizes = [policy.processor.measure(example) for example in examples]
+      made = demonstrations(
+        examples,
+        policy.processor,
+        DemonstrationSizes(
+          prompt=bucket(max(s[0] for s in sizes), config.data.prompt_buckets),
+          patches=bucket(max(s[1] for s in sizes), [0, *slots]),
+          response=c.response_length,
+          reasoning_weight=c.reasoning_weight,
+          blank_share=c.blank_share,
+        ),
+        np.random.default_rng([config.seed, step]),
+      )
+      yield made, data.get_state()
+
+
+def new_tiny(config: ConfigDict, out: Path) -> None:
+  """Writes a tiny Qwen2.5-VL without weights: sizes, and a tokenizer trained
+  on the demonstrations that it will see."""
+
+  def texts() -> Iterator[str]:
+    source = build.make_source(config, "train")
+    for example in build.first_examples(source, _TOKENIZER_EXAMPLES):
+      yield example.question
+      yield "".join(response_text(example))
+
+  write_tiny_directory(out, texts())
+
+
+def optimizer_values(config: ConfigDict) -> dict[str, Any]:
+  """The optimiser's section, with the learning rate of this mode if set."""
+  values = config.optimizer.to_dict()
+  if config.sft.lr:
+    values.update({k: config.sft[k] for k in ("lr", "schedule", "warmup")})
+  return values
 
 
 def sft(config: ConfigDict, workdir: str) -> int:
@@ -112,8 +149,23 @@ def sft(config: ConfigDict, workdir: str) -> int:
   began = time.monotonic()
   c = config.sft
   primary = jax.process_index() == 0
+  checkpoints = Checkpoints(workdir, config.train.keep, primary)
+  resumed = checkpoints.latest()
+  meta: dict[str, Any] = {"mode": "sft", "data": None, "wall_s": 0.0}
+  if c.from_scratch:
+    base = Path(workdir) / "base"
+    if not base.is_dir():
+      draft = Path(workdir) / "base.tmp"  # a kill leaves no half of it
+      shutil.rmtree(draft, ignore_errors=True)
+      new_tiny(config, draft)
+      draft.rename(base)
+    config = config.copy_and_resolve_references()
+    config.policy.path = str(base)
+  if resumed is not None:
+    meta |= checkpoints.meta(resumed)
+    build.check_same_run(config, workdir, meta["mode"], "sft")
   policy = build.make_policy(config)
-  optimizer = make_optimizer(config.optimizer, c.steps)
+  optimizer = make_optimizer(optimizer_values(config), c.steps)
   update = jax.jit(
     build_supervised_update(
       policy.config, optimizer, c.region_weight, policy.dtype
@@ -129,31 +181,40 @@ def sft(config: ConfigDict, workdir: str) -> int:
   state = build.place_state(
     new_state(params, optimizer, reference=False, ema=False), policy
   )
-  checkpoints = Checkpoints(workdir, config.train.keep, primary)
-  resumed = checkpoints.latest()
-  build.check_same_config(config, workdir, resumed)
   write_config(workdir, config, primary)
   if resumed is not None:
     state, _ = checkpoints.restore(resumed, build.abstract(state))
   step = resumed or 0
+  wall = float(meta["wall_s"])
+
+  def seconds() -> float:
+    return wall + time.monotonic() - began
+
+  def save() -> None:
+    checkpoints.save(step, state, {**meta, "wall_s": seconds()})
+
   with (
+    contextlib.closing(
+      ahead(_batches(config, policy, workdir, step, meta["data"]))
+    ) as demonstrated_ahead,
     MetricsWriter(workdir, resumed, primary) as writer,
     Progress(c.steps, initial=step, primary=primary) as progress,
     StopSignals() as signals,
   ):
-    for batch in ahead(_batches(config, policy, workdir, step)):
+    for batch, meta["data"] in demonstrated_ahead:
       state, metrics = update(state, build.place_batch(batch, policy))
       step += 1
       if step % c.log_every == 0 or step == c.steps:
         row = {name: float(value) for name, value in metrics.items()}
-        row["wall_s"] = time.monotonic() - began
+        row["wall_s"] = seconds()
         writer.write(step, row)
         progress.update(step, {k: row[k] for k in ("sft/nll", "loss/total")})
-      if signals.received is not None:
-        checkpoints.save(step, state, {})
+      if step == c.steps or (c.save_every and step % c.save_every == 0):
+        save()
+      if signals.received is not None and step < c.steps:
+        save()
         progress.note(f"stopped by a signal; saved step {step}, resumable")
         return signals.exit_code
-  checkpoints.save(step, state, {})
   out = Path(workdir) / "model"
   if primary:
     write_model(config, policy, jax.device_get(state.params), out)
@@ -164,7 +225,11 @@ def sft(config: ConfigDict, workdir: str) -> int:
 def write_model(
   config: ConfigDict, policy: build.Policy, params: Any, out: Path
 ) -> None:
-  """Writes a Hugging Face directory: the policy's own files, new weights."""
+  """Writes a Hugging Face directory: the policy's own files, new weights.
+
+  It keeps the pixel limits that the policy was trained with.
+  """
   shutil.rmtree(out, ignore_errors=True)
   copy_directory(build.policy_path(config), out)
+  write_pixel_limits(out, policy.processor.images)
   save_params(out, params, policy.config)

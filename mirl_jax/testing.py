@@ -135,7 +135,7 @@ def random_prompts(
     seed: of words, pixels and question hashes.
     grids: one question per entry.
     patch_slots: V; by default what the largest needs.
-    prompt_length: P; by default two more than the longest needs.
+    prompt_length: P; by default what fits the grids with any seed.
   """
   rng = np.random.default_rng(seed)
   vision, merge = config.vision, config.vision.merge
@@ -190,8 +190,11 @@ def random_prompts(
   if patch_slots is None:
     patch_slots = max(e.slots for e in encoded)
   if prompt_length is None:
-    prompt_length = max(len(e.tokens) for e in encoded) + 2
-  return collate(encoded, config, prompt_length, patch_slots)
+    prompt_length = max(
+      4 + sum(h * w + 6 for h, w in images) for images in grids
+    )
+  batch = collate(encoded, config, prompt_length, patch_slots)
+  return jax.tree.map(jnp.asarray, batch)
 
 
 def random_nodes(

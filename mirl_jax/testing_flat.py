@@ -39,11 +39,20 @@ def node_path(
 
 
 def extend(
-  prompts: Prompts, questions: Sequence[int], tails: Sequence[Sequence[int]]
+  prompts: Prompts,
+  questions: Sequence[int],
+  tails: Sequence[Sequence[int]],
+  room: int,
 ) -> Prompts:
-  """One independent sequence per tail: a question's prompt, then the tail."""
+  """One independent sequence per tail: a question's prompt, then the tail.
+
+  Args:
+    prompts: of all questions.
+    questions: whose prompt each tail continues.
+    tails: tokens.
+    room: slots for them, at least the longest one's length.
+  """
   picked = jax.tree.map(lambda x: np.asarray(x)[list(questions)], prompts)
-  room = max(len(tail) for tail in tails)
 
   def wider(x: np.ndarray, fill: int) -> np.ndarray:
     pad = [(0, 0)] * (x.ndim - 1) + [(0, room)]
@@ -56,9 +65,10 @@ def extend(
     here = slice(at, at + len(tail))
     tokens[i, here], mask[i, here], slots[i, here] = tail, True, -1
     positions[i, :, here] = picked.next_position[i] + np.arange(len(tail))
-  return picked.replace(
+  batch = picked.replace(
     tokens=tokens, mask=mask, positions=positions, image_slot=slots
   )
+  return jax.tree.map(jnp.asarray, batch)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -69,7 +79,7 @@ def flat_logits(
   text = config.text
   x = embed_prompts(params, config, prompts, jnp.float32)
   angles = text_angles(
-    jnp.asarray(prompts.positions),
+    prompts.positions,
     text.mrope_section,
     text.head_dim,
     text.rope_theta,
@@ -102,11 +112,11 @@ def flat_node_logits(
     for n in range(x.tokens.shape[1])
   ]
   paths = [node_path(levels, *place) for place in where]
-  # One fixed size, so that all trees of one shape share a compilation.
-  room = sum(x.tokens.shape[2] for x in levels)
   tails = [list(itertools.chain(*path)) for path in paths]
   questions = [q for _, q, _ in where]
-  batch = extend(prompts, [*questions, 0], [*tails, [0] * room])
+  # One fixed size, so that all trees of one shape share a compilation.
+  room = sum(x.tokens.shape[2] for x in levels)
+  batch = extend(prompts, questions, tails, room)
   logits = np.asarray(flat_logits(params, config, batch))
   lengths = np.asarray(prompts.mask).sum(axis=1)
   out = [np.zeros((*x.tokens.shape, logits.shape[-1])) for x in levels]

@@ -4,6 +4,7 @@ One step: (1) prefill the prompts, (2) describe, (3) score by MI, (4) keep,
 (5) fork, (6) reward, (7) credit, (8) update.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mirl_jax import build, diagnostics
-from mirl_jax.data.example import Example
+from mirl_jax import accounting, build, diagnostics
 from mirl_jax.data.pipeline import batches
-from mirl_jax.evaluate import evaluate, host_oracle, make_strategies
+from mirl_jax.evaluate import Stopped, evaluate, host_oracle, make_strategies
 from mirl_jax.learning import credit
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state
@@ -33,6 +33,7 @@ from mirl_jax.runs.report import write_report
 from mirl_jax.runs.signals import StopSignals
 from mirl_jax.runs.summary import table, write_summary
 
+
 def train(config: ConfigDict, workdir: str) -> int:
   """Runs or resumes training; returns the exit code.
 
@@ -42,9 +43,26 @@ def train(config: ConfigDict, workdir: str) -> int:
   """
   began = time.monotonic()
   primary = jax.process_index() == 0
+  steps = config.train.steps
+  checkpoints = Checkpoints(workdir, config.train.keep, primary)
+  resumed = checkpoints.latest()
+  meta: dict[str, Any] = {
+    "mode": "train",
+    "before": {},  # figures of the evaluation before training
+    "after": {},  # and of the one after the last step
+    "length": {},  # of each stage at the first step
+    "said": [],  # warnings
+    "counts": accounting.new_counts(),
+    "owed": {},  # metrics of a step whose evaluation was stopped
+    "wall_s": 0.0,
+  }
+  if resumed is not None:
+    meta |= checkpoints.meta(resumed)
+    build.check_same_run(config, workdir, meta["mode"], "train")
 
   # Set up: policy, data, programs.
   policy = build.make_policy(config)
+  build.check_batch(config, policy)
   program = build.make_program(config, training=True)
   stages = samples(program)
   names = tuple(stage.name for stage in stages)
@@ -61,14 +79,12 @@ def train(config: ConfigDict, workdir: str) -> int:
   strategies = make_strategies(
     policy, program, mi, config.eval.samples, config.eval.screen
   )
-  optimizer = make_optimizer(
-    config.optimizer, config.train.steps * loss.minibatches
-  )
+  optimizer = make_optimizer(config.optimizer.to_dict(), steps * loss.minibatches)
   update = jax.jit(
     build_update(
       policy.config,
       stages,
-      tuple(credit.terms_from_config(config.credit)),
+      tuple(credit.terms_from_config(config.credit.to_dict())),
       credit.Guards(**config.guards.to_dict()),
       loss,
       optimizer,
@@ -78,7 +94,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     donate_argnums=0,
   )
   data = batches(
-    build.make_source(config, "train"),
+    build.make_source(config, "train", policy),
     config.train.questions,
     seed=config.data.seed,
     process_index=jax.process_index(),
@@ -86,15 +102,16 @@ def train(config: ConfigDict, workdir: str) -> int:
     quarantine=Path(workdir) / "quarantine.jsonl",
     max_bad_share=config.data.max_bad_share,
   )
-  held_out = test_examples(config, config.eval.final_questions)
+  held_out = build.held_out(
+    config,
+    policy,
+    max(config.eval.final_questions, config.eval.questions),
+    workdir,
+  )
   key = build.place_key(config.seed, policy)
   eval_key = build.place_key(config.eval.seed, policy)
 
   # Start or resume: our own committed checkpoint, else the policy's weights.
-  checkpoints = Checkpoints(workdir, config.train.keep, primary)
-  resumed = checkpoints.latest()
-  build.check_same_config(config, workdir, resumed)
-  write_config(workdir, config, primary)
   scorer = mi.scorer if mi else "policy"
   state = new_state(
     build.load_policy_params(config, policy),
@@ -103,15 +120,20 @@ def train(config: ConfigDict, workdir: str) -> int:
     ema=scorer == "ema",
   )
   state = build.place_state(state, policy)
-  meta: dict[str, Any] = {"before": {}, "length": {}, "wall_s": 0.0}
   if resumed is not None:
-    state, meta = checkpoints.restore(resumed, build.abstract(state))
+    state, _ = checkpoints.restore(resumed, build.abstract(state))
     data.set_state(meta["data"])
+  write_config(workdir, config, primary)
   step = resumed or 0
+  wall = float(meta["wall_s"])
+  started = resumed is not None  # there is something to save
+  if step < steps:
+    meta["after"] = {}  # a finished run may be made longer
 
   with (
+    contextlib.closing(data),
     MetricsWriter(workdir, resumed, primary) as writer,
-    Progress(config.train.steps, initial=step, primary=primary) as progress,
+    Progress(steps, initial=step, primary=primary) as progress,
     StopSignals() as signals,
   ):
 
@@ -123,6 +145,9 @@ def train(config: ConfigDict, workdir: str) -> int:
         found["ema"] = state.ema
       return found
 
+    def seconds() -> float:
+      return wall + time.monotonic() - began
+
     def measure(questions: int) -> dict[str, float]:
       return evaluate(
         strategies,
@@ -131,150 +156,164 @@ def train(config: ConfigDict, workdir: str) -> int:
         held_out[:questions],
         config.eval.batch,
         eval_key,
+        stop=lambda: signals.received is not None,
       )
+
+    def fetch() -> tuple[Any, ...]:
+      """A batch on the device, and the position in the data after it."""
+      examples = next(data)
+      prompts, views = batcher.prompts(examples), batcher.views(examples)
+      return examples, prompts, views, data.get_state()
+
+    def say(name: str, sentence: str | None) -> None:
+      """Says a warning, once in a run."""
+      if sentence and name not in meta["said"]:
+        progress.note(f"warning, step {step}: {sentence}")
+        meta["said"].append(name)
 
     def save() -> None:
-      meta.update(
-        data=data.get_state(),
-        wall_s=wall + time.monotonic() - began,
-      )
-      checkpoints.save(step, state, meta)
+      checkpoints.save(step, state, {**meta, "wall_s": seconds()})
 
-    wall = float(meta["wall_s"])
-    if resumed is None:
-      meta["before"] = measure(config.eval.final_questions)
-      writer.write(0, {**meta["before"], "wall_s": time.monotonic() - began})
-      warning = diagnostics.tag_warning(meta["before"]["eval/sampled/tags"])
-      if warning:
-        progress.note(f"warning: {warning}")
-
-    pending: tuple[int, dict[str, Any]] | None = None
-    said: set[str] = set()
-
-    def flush() -> None:
-      """Writes the metrics of the step before: its arrays are ready by now."""
-      nonlocal pending
-      if pending is None:
-        return
-      at, metrics = pending
-      pending = None
-      row = {name: float(value) for name, value in metrics.items()}
-      row["wall_s"] = wall + time.monotonic() - began
-      if not meta["length"]:
-        meta["length"] = {name: row[f"length/{name}"] for name in names}
+    def finish(row: dict[str, float]) -> None:
+      """What follows a step: evaluation, its line of metrics, a checkpoint."""
+      every, saves = config.eval.every, config.train.save_every
+      last = step == steps
+      if last or (every and step % every == 0):
+        tick = time.monotonic()
+        meta["owed"] = row
+        wanted = config.eval.final_questions if last else config.eval.questions
+        figures = measure(wanted)
+        row = {**row, **figures, "time/eval_s": time.monotonic() - tick}
+        meta["after"] = figures if last else {}
+        meta["owed"] = {}
+      meta["length"] = meta["length"] or {n: row[f"length/{n}"] for n in names}
       start = diagnostics.Start(
         meta["length"], meta["before"].get("eval/greedy/exact", float("nan"))
       )
-      for name, sentence in diagnostics.warnings(start, at, row).items():
+      for name, sentence in diagnostics.warnings(start, step, row).items():
         row[name] = 1.0
-        if name not in said:
-          progress.note(f"warning, step {at}: {sentence}")
-          said.add(name)
-      writer.write(at, row)
-      progress.update(at, headline(row, names))
-
-    while step < config.train.steps and signals.received is None:
-      tick = time.monotonic()
-      examples = next(data)
-      prompts, views = batcher.prompts(examples), batcher.views(examples)
-
-      # 1-5. prefill, describe, score, keep, fork: one device program.
-      tree = rollout(
-        roles(),
-        prompts,
-        views,
-        jax.random.fold_in(key, step),
-        host_oracle(examples, policy),
-      )
-      flush()
-
-      # 6. Reward: texts, verdicts.
-      levels = jax.device_get(tree.levels)
-      sampled_at = time.monotonic()
-      read = assess(examples, levels, policy.processor.decode, step)
-      rewards = {
-        name: build.place_batch(level.rewards, policy)
-        for name, level in zip(names, read, strict=True)
-      }
-      rewarded_at = time.monotonic()
-
-      # 7-8. Credit and update: one device program.
-      state, metrics, advantages = update(state, tree, rewards)
-      step += 1
-
-      dump = config.train.dump_every
-      if dump and (step % dump == 0 or step == 1) and primary:
-        shown = config.train.dump_questions
-        dump_rollouts(
-          workdir, step, names, examples[:shown], levels, read,
-          jax.device_get(advantages),
-        )
-      pending = step, {
-        **metrics,
-        **reward_metrics(names, read),
-        "generated_tokens": state.generated + 0,
-        "complete_trajectories": step
-        * config.train.questions
-        * complete_trajectories(program),
-        "skipped/bad_rows": data.bad,
-        "time/sample_s": sampled_at - tick,
-        "time/reward_s": rewarded_at - sampled_at,
-        "time/step_s": time.monotonic() - tick,
-        "compiles": rollout.compiles,
-      }
-      saves = config.train.save_every
-      if config.eval.every and step % config.eval.every == 0 and (
-        step < config.train.steps
-      ):
-        pending[1].update(measure(config.eval.questions))
-      if saves and step % saves == 0 and step < config.train.steps:
-        flush()
+        say(name, sentence)
+      idle = accounting.idle_note(meta["counts"])
+      if idle:
+        progress.note(f"warning, step {step}: {idle}")
+      if writer.last < step:
+        writer.write(step, {**row, "wall_s": seconds()})
+      progress.update(step, headline(row, names))
+      if last or (saves and step % saves == 0):
         save()
 
-    if signals.received is not None:
-      flush()
-      save()
-      progress.note(f"stopped by a signal; saved step {step}, resumable")
-      return signals.exit_code
+    try:
+      if resumed is None:
+        meta["before"] = measure(config.eval.final_questions)
+        started = True
+        writer.write(0, {**meta["before"], "wall_s": seconds()})
+        tags = meta["before"].get("eval/sampled/tags", 1.0)
+        say("tags", diagnostics.tag_warning(tags))
+      elif meta["owed"]:
+        finish(meta["owed"])
 
-    # The end: the same questions as before training, then the report.
-    after = measure(config.eval.final_questions)
-    if pending is not None:
-      pending[1].update(after)
-    flush()
-    save()
+      following = fetch() if step < steps else None
+      while step < steps and signals.received is None:
+        tick = time.monotonic()
+        assert following is not None
+        examples, prompts, views, meta["data"] = following
+
+        # 1-5. prefill, describe, score, keep, fork: one device program.
+        tree = rollout(
+          roles(),
+          prompts,
+          views,
+          jax.random.fold_in(key, step),
+          host_oracle(examples, policy),
+        )
+        levels = jax.device_get(tree.levels)
+        sampled_at = time.monotonic()
+
+        # 6. Reward: texts, verdicts.
+        read = assess(examples, levels, policy.processor.decode, step)
+        rewards = {
+          name: build.place_batch(level.rewards, policy)
+          for name, level in zip(names, read, strict=True)
+        }
+        rewarded_at = time.monotonic()
+
+        # 7-8. Credit and update: one device program, while the host fetches
+        # the next batch.
+        state, metrics, advantages = update(state, tree, rewards)
+        step += 1
+        following = fetch() if step < steps else None
+        row = {name: float(value) for name, value in metrics.items()}
+        now = time.monotonic()
+
+        meta["counts"] = accounting.count(
+          meta["counts"],
+          row,
+          accounting.scored_tokens(prompts, views, levels, stages, mi, loss),
+          len(examples) * complete_trajectories(program),
+        )
+        row |= {
+          **reward_metrics(names, read),
+          **accounting.counted(meta["counts"]),
+          "skipped/bad_rows": meta["data"]["bad"],
+          "time/sample_s": sampled_at - tick,
+          "time/reward_s": rewarded_at - sampled_at,
+          "time/update_s": now - rewarded_at,
+          "time/step_s": now - tick,
+          "tokens_per_s": row["tokens/step"] / (now - tick),
+          "compiles": rollout.compiles,
+        }
+        dump = config.train.dump_every
+        if dump and (step % dump == 0 or step == 1) and primary:
+          shown = config.train.dump_questions
+          dump_rollouts(
+            workdir,
+            step,
+            names,
+            examples[:shown],
+            levels,
+            read,
+            jax.device_get(advantages),
+          )
+        finish(row)
+      # A run that was finished before is not measured anew.
+      if step >= steps and not meta["after"]:
+        meta["after"] = measure(config.eval.final_questions)
+      finished = step >= steps
+    except Stopped:  # by a signal: the evaluation is done after a resume
+      finished = False
+    if not finished:
+      if started:
+        save()
+      where = f"saved step {step}" if started else "nothing done yet"
+      progress.note(f"stopped by a signal; {where}, resumable")
+      return signals.exit_code
 
   write_summary(
     workdir,
     meta["before"],
-    after,
+    meta["after"],
     {
       "steps": step,
-      "generated_tokens": int(state.generated),
+      "generated_tokens": meta["counts"]["generated_tokens"],
+      "scored_tokens": meta["counts"]["scored_tokens"],
+      "complete_trajectories": meta["counts"]["complete_trajectories"],
       "skipped_nonfinite": int(state.skipped),
-      "wall_s": wall + time.monotonic() - began,
+      "no_contrast_steps": meta["counts"]["no_contrast_steps"],
+      "wall_s": seconds(),
     },
     primary,
   )
   if primary:
-    print(table(meta["before"], after))
+    print(table(meta["before"], meta["after"]))
     print(f"report: {write_report(workdir)}")
   return 0
-
-
-def test_examples(config: ConfigDict, count: int) -> list[Example]:
-  """The first held-out examples, bad rows left out."""
-  return list(build.first_examples(build.make_source(config, "test"), count))
 
 
 def reward_metrics(
   names: Sequence[str], read: Sequence[Any]
 ) -> dict[str, float]:
   """Mean rewards of the leaves and exactness of every stage."""
-  out = {
-    f"reward/{name}": read[-1].mean(name)
-    for name in read[-1].rewards
-  }
+  out = {f"reward/{name}": read[-1].mean(name) for name in read[-1].rewards}
   for name, level in zip(names[:-1], read[:-1], strict=True):
     out[f"reward/exact/{name}"] = level.mean("exact")
   return {name: value for name, value in out.items() if np.isfinite(value)}

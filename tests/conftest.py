@@ -1,13 +1,18 @@
-"""One platform and one compile cache for every test."""
+"""One platform and one compile cache for every test and its subprocesses."""
 
 import os
 from pathlib import Path
 
+_CACHE = Path(__file__).parents[1] / ".jax_cache"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-import jax
+import jax  # noqa: E402
 
-CACHE = Path(__file__).parents[1] / ".jax_cache"
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
+# A plugin may have imported jax before the variables were set.
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+jax.config.update(
+  "jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"]
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -14,7 +14,7 @@ NLVR (Suhr et al., ACL 2017): three boxes of objects, given as scene lists.
 import dataclasses
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -291,3 +291,10 @@ def nlvr_example(example: Example) -> Example:
     description=describe_scene(example.extra["scene"]),
     reasoning=NLVR_REASONING,
   )
+
+
+# By the name that `config.data.describe` gives.
+DESCRIBERS: dict[str, Callable[[Example], Example]] = {
+  "shapes": shapes_example,
+  "nlvr": nlvr_example,
+}

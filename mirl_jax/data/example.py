@@ -44,6 +44,8 @@ class Example:
     answer_type: number, choice_letter, choice_text, text, yes_no, free_form.
     options: choices for the choice types, else empty.
     category: for tables by category.
+    group: label that questions share which depend on each other, as those
+      about one picture do; empty where a question stands alone.
     description: a true description (inside of the tag), where known.
     reasoning: a reference reasoning (inside of the tag), where known.
     regions: words that each merged visual token should name, row-major over
@@ -59,6 +61,7 @@ class Example:
   answer_type: str = "text"
   options: tuple[str, ...] = ()
   category: str = ""
+  group: str = ""
   description: str = ""
   reasoning: str = ""
   regions: tuple[tuple[str, ...], ...] = ()

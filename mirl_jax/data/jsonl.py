@@ -5,6 +5,7 @@ category, description, reasoning`; everything else becomes `Example.extra`.
 `image` is a path, or a list of paths, relative to the folder of the jsonl file.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -227,6 +228,7 @@ class JsonlSource:
     if group_pattern and not pattern.groups:
       raise ValueError(f"group_pattern={group_pattern!r} has no (group)")
     self._show_options = show_options
+    self._group, self._pattern = group, pattern
     self._duplicates: dict[int, int] = {}
     rows = []
     digest = hashlib.sha256()
@@ -274,7 +276,10 @@ class JsonlSource:
         str(row["id"]),
         f"line {line} repeats the id of line {self._duplicates[line]}",
       )
-    return to_example(row, self.path.parent, self._show_options)
+    example = to_example(row, self.path.parent, self._show_options)
+    return dataclasses.replace(
+      example, group=_group(row, self._group, self._pattern)
+    )
 
   def __repr__(self) -> str:
     return self._repr

@@ -19,14 +19,10 @@ from typing import Any, SupportsIndex
 import grain
 
 from mirl_jax.data.example import Example
-from mirl_jax.data.source import BadRow, Source
+from mirl_jax.data.source import BadRow, Source, TooManyBadRows
 
 # A share of bad draws is judged as if at least so many had been drawn.
 _MIN_DRAWS = 100
-
-
-class TooManyBadRows(Exception):
-  """More than the allowed share of rows is bad; the data needs a look."""
 
 
 class Quarantine:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, SupportsIndex, runtime_checkable
 
+import numpy as np
+
 from mirl_jax.data.example import Example
 
 
@@ -25,6 +27,10 @@ class BadRow(Exception):
     return BadRow, (self.row, self.reason)
 
 
+class TooManyBadRows(Exception):
+  """More than the allowed share of rows is bad; the data needs a look."""
+
+
 @runtime_checkable
 class Source(Protocol):
   """Random access to examples; a list of examples is one.
@@ -36,6 +42,26 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: SupportsIndex, /) -> Example: ...
+
+
+class Shuffled:
+  """A source in another order, which depends on its length alone.
+
+  Rows of a file often stand sorted; the first n of these are a fair sample.
+  """
+
+  def __init__(self, source: Source):
+    self.source = source
+    self._order = np.random.default_rng(0).permutation(len(source))
+
+  def __len__(self) -> int:
+    return len(self.source)
+
+  def __getitem__(self, index: SupportsIndex) -> Example:
+    return self.source[int(self._order[operator.index(index)])]
+
+  def __repr__(self) -> str:
+    return f"Shuffled({self.source!r})"
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,15 @@ class MI:
         " has only one form"
       )
 
+  def reuses_sampler(self, temperature: float) -> bool:
+    """Whether log-probs sampled at this temperature are the first term."""
+    return (
+      self.scorer == "policy"
+      and temperature in (0.0, 1.0)
+      and self.temperature == 1.0
+      and self.plausible == 0
+    )
+
 
 def from_config(values: Mapping[str, Any]) -> MI:
   """Builds MI from a config section; an unknown field names the nearest."""

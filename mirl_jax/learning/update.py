@@ -289,7 +289,7 @@ def _tree_metrics(
   for name, level in zip(names, tree.levels, strict=True):
     length = jnp.sum(level.sampled, axis=-1)
     metrics[f"length/{name}"] = jnp.mean(length.astype(jnp.float32))
-    metrics[f"truncated/{name}"] = 1.0 - jnp.mean(level.finished)
+    metrics[f"truncated/{name}"] = jnp.mean(~level.finished)
     if "mi" in level.scores:
       metrics["mi/mean"] = jnp.mean(level.scores["mi"])
       metrics["mi/std"] = jnp.mean(jnp.std(level.scores["mi"], axis=(1, 2)))

@@ -21,6 +21,8 @@ def fragment() -> dict[str, Any]:
         "max_tokens": 80,
         "stop": "</answer>",
         "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
       },
     },
     "credit": {

@@ -29,6 +29,8 @@ def fragment() -> dict[str, Any]:
         "max_tokens": 24,
         "stop": "</description>",
         "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
       },
       "keep": {"k": 6, "by": "mi"},
       "reason": {
@@ -36,6 +38,8 @@ def fragment() -> dict[str, Any]:
         "max_tokens": 56,
         "stop": "</answer>",
         "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
       },
     },
     "mi": {

@@ -57,7 +57,11 @@ class Prefilled(NamedTuple):
 
 
 def embed_prompts(
-  params: Any, config: VLMConfig, prompts: Prompts, dtype: Any
+  params: Any,
+  config: VLMConfig,
+  prompts: Prompts,
+  dtype: Any,
+  remat: bool = False,
 ) -> Float[Array, "b p d"]:
   """Token embeddings with visual tokens put at their placeholders."""
   x = embed_tokens(params["text"], prompts.tokens, dtype)
@@ -70,6 +74,7 @@ def embed_prompts(
     prompts.patch_hw,
     prompts.patch_image,
     dtype,
+    remat,
   )
   return place_features(x, features, prompts.image_slot)
 
@@ -306,11 +311,11 @@ def tree_hidden(
     prompts: level 0.
     levels: the levels below it.
     dtype: of the activations.
-    remat: recompute each layer in the backward pass.
+    remat: recompute each layer, the vision tower's too, in the backward pass.
     embedded: prompt embeddings, where the caller has them already.
   """
   if embedded is None:
-    embedded = embed_prompts(params, config, prompts, dtype)
+    embedded = embed_prompts(params, config, prompts, dtype, remat)
   b = embedded.shape[0]
   chains = ancestor_indices(levels)
   starts = start_positions(prompts.next_position, levels)

@@ -20,6 +20,7 @@ from mirl_jax.policy.directory import (
   load_config,
   local_directory,
   read_json,
+  write_json,
 )
 from mirl_jax.policy.images import ImageSettings
 from mirl_jax.policy.inputs import Prompts
@@ -275,6 +276,20 @@ def _chat_template(folder: Path, tokenizer: Any) -> str:
       "chat_template.json or tokenizer_config.json"
     )
   return template
+
+
+def write_pixel_limits(folder: Path, settings: ImageSettings) -> None:
+  """Puts pixel limits into a directory's preprocessor_config.json."""
+  name = "preprocessor_config.json"
+  content = read_json(folder, name)
+  content["min_pixels"] = settings.min_pixels
+  content["max_pixels"] = settings.max_pixels
+  if "size" in content:  # the newer spelling of the same limits
+    content["size"] = {
+      "shortest_edge": settings.min_pixels,
+      "longest_edge": settings.max_pixels,
+    }
+  write_json(folder / name, content)
 
 
 def load_processor(

@@ -101,7 +101,8 @@ def encode_images(
     patch_hw: row and column of each patch.
     patch_image: image number of each patch, 0 for padding.
     dtype: of the activations.
-    remat: recompute each group of blocks in the backward pass.
+    remat: recompute each block, or regular group of blocks, in the backward
+      pass.
   """
   embed = Dense(config.width, (None, "embed"), bias=False)
   x = embed.apply({"params": params["patch_embed"]}, patches.astype(dtype))
@@ -116,7 +117,8 @@ def encode_images(
   if period is None or period == config.depth:
     for i in range(config.depth):
       layer = jax.tree.map(lambda p, i=i: p[i], blocks)
-      x = apply(x, layer, i in config.full_blocks)
+      one = jax.checkpoint(apply, static_argnums=2) if remat else apply
+      x = one(x, layer, i in config.full_blocks)
   else:
 
     def group(x: Array, layers: dict) -> tuple[Array, None]:
@@ -125,8 +127,6 @@ def encode_images(
         x = apply(x, layer, i == period - 1)
       return x, None
 
-    groups = jax.tree.map(
-      lambda p: p.reshape(-1, period, *p.shape[1:]), blocks
-    )
+    groups = jax.tree.map(lambda p: p.reshape(-1, period, *p.shape[1:]), blocks)
     x, _ = jax.lax.scan(jax.checkpoint(group) if remat else group, x, groups)
   return Merger(config).apply({"params": params["merger"]}, x)

@@ -28,7 +28,7 @@ from mirl_jax.rollout.tree import Level, Tree, flat, nodes
 
 # Parameters by role: "policy" samples; "reference" and "ema" may score.
 Roles = dict[str, Any]
-Carry = tuple[Frontier, tuple[Level, ...]]
+Carry = tuple[Frontier | None, tuple[Level, ...]]
 HostScore = Callable[[tuple[Level, ...]], np.ndarray]
 
 
@@ -146,11 +146,7 @@ class Rollout:
           )
           levels = (*levels, level)
           if mi is not None and mi.stage == stage.name and views is not None:
-            reuse = (
-              mi.scorer == "policy"
-              and stage.temperature in (0.0, 1.0)
-              and mi.temperature == 1.0
-            )
+            reuse = mi.reuses_sampler(stage.temperature)
             found = score_nodes(
               roles[mi.scorer],
               config,
@@ -186,7 +182,7 @@ class Rollout:
 
     def body(*args: Any) -> Carry:
       frontier, levels = run(*args)
-      return (None, levels) if finishes else (frontier, levels)  # type: ignore
+      return (None, levels) if finishes else (frontier, levels)
 
     sharded = jax.shard_map(
       body,

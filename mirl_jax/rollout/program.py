@@ -125,9 +125,9 @@ def from_config(stages: Mapping[str, Mapping[str, Any]]) -> Program:
         _fail(f"{name}.{field} is unknown; did you mean {near[0]!r}?")
     if kind is Sample:
       values["name"] = name
-    for field in fields(kind):
-      if field.name not in values and field.default is MISSING:
-        _fail(f"{name} lacks {field.name!r}")
+    for f in fields(kind):
+      if f.name not in values and f.default is MISSING:
+        _fail(f"{name} lacks {f.name!r}")
     program.append(kind(**values))
   return tuple(program)
 

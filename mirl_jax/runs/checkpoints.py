@@ -181,6 +181,12 @@ class Checkpoints:
     _barrier(f"checkpoint {step}: committed")
     return True
 
+  def meta(self, step: int) -> dict[str, Any]:
+    """The meta of one committed step, without its state."""
+    with self._manager() as manager:
+      args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+      return manager.restore(step, args=args).meta
+
   def restore(self, step: int, abstract_state: Any) -> tuple[Any, dict]:
     """Reads one committed step, bit for bit.
 

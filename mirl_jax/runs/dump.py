@@ -24,7 +24,7 @@ def dump_rollouts(
   examples: Sequence[Example],
   levels: Sequence[Any],
   read: Sequence[Assessed],
-  advantages: Sequence[np.ndarray],
+  advantages: Sequence[np.ndarray] | None,
   primary: bool = True,
 ) -> None:
   """Writes rollouts/STEP.jsonl for the first questions of a batch.
@@ -36,7 +36,7 @@ def dump_rollouts(
     examples: the questions to dump, the first rows of the batch.
     levels: of the tree, as numpy.
     read: texts and rewards of each level.
-    advantages: [B, K, F] of each level.
+    advantages: [B, K, F] of each level, None where there are none.
     primary: any other process writes nothing.
   """
   if not primary:
@@ -67,7 +67,9 @@ def dump_rollouts(
             tokens=int(level.mask[i].reshape(-1, level.mask.shape[-1])[r].sum()),
             scores=_known(level.scores, i, r),
             rewards=rewards,
-            advantage=float(advantages[number][i].reshape(-1)[r]),
+            advantage=None
+            if advantages is None
+            else float(advantages[number][i].reshape(-1)[r]),
             kept=None if last else bool(level.kept[i].reshape(-1)[r]),
             truncated=not bool(level.finished[i].reshape(-1)[r]),
             extra=extra,

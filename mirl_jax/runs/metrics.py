@@ -95,6 +95,11 @@ class MetricsWriter:
       str(folder), purge_step=purge, filename_suffix=f".{purge}-{os.getpid()}"
     )
 
+  @property
+  def last(self) -> int:
+    """The last step that stands in the file, -1 where none does."""
+    return self._last
+
   def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
     """Logs the figures of one step: numbers, numpy or jax scalars.
 

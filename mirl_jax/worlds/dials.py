@@ -101,7 +101,7 @@ def dials_from_dict(values: dict) -> Dials:
 
 
 # Demonstrations for the warm start: misleading pictures, unreliable teacher.
-WARM = Dials(prior=0.6, hallucinate=0.2, slip=0.11)
+WARM = Dials(prior=0.6, hallucinate=0.35, slip=0.25)
 
 # Training by reward and evaluation: the pictures break the prior.
 BROKEN = Dials(noise=(0.1, 0.2))

@@ -258,29 +258,33 @@ def dense_logits(
   return x @ text["head"]["kernel"]
 
 
-@pytest.fixture(scope="session")
-def flat_scores(config: VLMConfig) -> Callable[..., Any]:
+def flat_log_scores(
+  params: Any,
+  config: VLMConfig,
+  tree: Tree,
+  paths: Paths,
+  stages: tuple[Sample, ...],
+) -> tuple[list[Any], list[Any]]:
   """Log-probs and entropies [B, R, T] of every level from flat paths."""
   allowed = np.setdiff1d(np.arange(config.text.vocab), config.banned_tokens)
   place = np.zeros(config.text.vocab, np.int32)
   place[allowed] = np.arange(len(allowed))
+  logits = dense_logits(params, config, tree.prompts, paths)
+  logprobs, entropies = [], []
+  for i, (stage, level) in enumerate(zip(stages, tree.levels, strict=True)):
+    b, k, f, t = level.tokens.shape
+    found = logits[paths.row[i], paths.column[i]][..., allowed]
+    found = jax.nn.log_softmax(found / stage.temperature, axis=-1)
+    tokens = jnp.asarray(place)[level.tokens.reshape(b, k * f, t)]
+    picked = jnp.take_along_axis(found, tokens[..., None], -1)
+    logprobs.append(picked[..., 0])
+    entropies.append(-(jnp.exp(found) * found).sum(-1))
+  return logprobs, entropies
 
-  def run(
-    params: Any, tree: Tree, paths: Paths, stages: tuple[Sample, ...]
-  ) -> tuple[list[Any], list[Any]]:
-    logits = dense_logits(params, config, tree.prompts, paths)
-    logprobs, entropies = [], []
-    for i, (stage, level) in enumerate(zip(stages, tree.levels, strict=True)):
-      b, k, f, t = level.tokens.shape
-      found = logits[paths.row[i], paths.column[i]][..., allowed]
-      found = jax.nn.log_softmax(found / stage.temperature, axis=-1)
-      tokens = jnp.asarray(place)[level.tokens.reshape(b, k * f, t)]
-      picked = jnp.take_along_axis(found, tokens[..., None], -1)
-      logprobs.append(picked[..., 0])
-      entropies.append(-(jnp.exp(found) * found).sum(-1))
-    return logprobs, entropies
 
-  return run
+@pytest.fixture(scope="session")
+def flat_scores() -> Callable[..., Any]:
+  return flat_log_scores
 
 
 def assert_trees_close(got: Any, want: Any, share: float = 1e-5) -> None:

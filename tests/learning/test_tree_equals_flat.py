@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from mirl_jax.learning import update
 from mirl_jax.learning.objectives import REDUCTIONS, Clip, token_weights
@@ -59,44 +60,59 @@ def make_stages(name: str) -> tuple[Sample, ...]:
 
 
 def flat_loss(scores, tree, fixed, loss, stages, reduction):
-  """The loss from the definitions, one token's terms at a time."""
-  logprobs, entropies = scores
-  total = 0.0
+  """The loss from the definitions, on real tokens only; differentiated by
+  torch. Returns its value and its gradients by log-probs and entropies."""
+
+  def tensors(arrays):
+    return [torch.tensor(np.asarray(x)).requires_grad_() for x in arrays]
+
+  fixed = jax.tree.map(np.asarray, fixed)
+
+  logprobs, entropies = (tensors(x) for x in scores)
+  total = torch.zeros(())
   tokens_of_batch = sum(int(level.sampled.sum()) for level in tree.levels)
   for i, (stage, level) in enumerate(zip(stages, tree.levels, strict=True)):
-    mask = np.asarray(flat(level.sampled))
-    length = mask.sum(-1)
-    # Masked slots are cut out rather than multiplied by zero.
-    b, r, t = np.nonzero(mask)
-    new, old = logprobs[i][b, r, t], fixed.old[i][b, r, t]
-    adv = fixed.advantage[i][b, r]
-    ratio = jnp.exp(new - old)
-    if loss.clip.ratio == "sequence":
-      node = b * mask.shape[1] + r
-      sums = jax.ops.segment_sum(new - old, node, mask.shape[0] * mask.shape[1])
-      ratio = jnp.exp(sums[node] / length[b, r])
-    low, high = 1 - loss.clip.low, 1 + loss.clip.high
-    clipped = jnp.where(ratio < low, low, jnp.where(ratio > high, high, ratio))
-    gain = jnp.where(adv * ratio < adv * clipped, adv * ratio, adv * clipped)
-    if loss.clip.dual > 0:
-      floor = loss.clip.dual * adv
-      gain = jnp.where((adv < 0) & (gain < floor), floor, gain)
-    value = -gain * fixed.importance[i][b, r, t]
-    value = value - loss.entropy * entropies[i][b, r, t]
-    if stage.name in loss.kl:
-      log_r = fixed.reference[i][b, r, t] - new
-      value = value + loss.kl[stage.name] * {
-        "k1": -log_r,
-        "k2": log_r**2 / 2,
-        "k3": jnp.exp(log_r) - 1 - log_r,
-      }[loss.kl_kind]
-    share = {
-      "token": np.full(len(b), 1 / tokens_of_batch),
-      "sequence": 1 / length[b, r] / (length > 0).sum(),
-      "constant": np.full(len(b), 1 / mask.size),
-    }[reduction]
-    total = total + (value * share).sum()
-  return total
+    sampled = np.asarray(flat(level.sampled))
+    length = sampled.sum(-1)
+    for b, r in np.argwhere(length > 0):
+      n = int(length[b, r])
+      new = logprobs[i][b, r, :n]
+      old, importance = (
+        torch.tensor(x[i][b, r, :n])
+        for x in (fixed.old, fixed.importance)
+      )
+      adv = float(fixed.advantage[i][b, r])
+      ratio = torch.exp(new - old)
+      if loss.clip.ratio == "sequence":
+        ratio = torch.exp((new - old).mean()).expand(n)
+      bounded = ratio.clamp(1 - loss.clip.low, 1 + loss.clip.high)
+      gain = torch.minimum(adv * ratio, adv * bounded)
+      if loss.clip.dual > 0 and adv < 0:
+        gain = gain.clamp(min=loss.clip.dual * adv)
+      value = -gain * importance - loss.entropy * entropies[i][b, r, :n]
+      if stage.name in loss.kl:
+        reference = torch.tensor(fixed.reference[i][b, r, :n])
+        log_r = reference - new
+        value = value + loss.kl[stage.name] * {
+          "k1": -log_r,
+          "k2": log_r**2 / 2,
+          "k3": torch.exp(log_r) - 1 - log_r,
+        }[loss.kl_kind]
+      share = {
+        "token": 1 / tokens_of_batch,
+        "sequence": 1 / n / int((length > 0).sum()),
+        "constant": 1 / sampled.size,
+      }[reduction]
+      total = total + value.sum() * share
+  total.backward()
+
+  def grads(leaves):
+    return [
+      jnp.zeros(x.shape) if x.grad is None else jnp.asarray(x.grad.numpy())
+      for x in leaves
+    ]
+
+  return total.item(), (grads(logprobs), grads(entropies))
 
 
 class Case:
@@ -119,7 +135,7 @@ class Case:
     )
 
     def score(p, tree, paths):
-      return flat_scores(p, tree, paths, self.stages)
+      return flat_scores(p, config, tree, paths, self.stages)
 
     self.score = jax.jit(score)
     self.pull = jax.jit(
@@ -130,7 +146,7 @@ class Case:
 
   def flat_side(self, params, tree, paths, fixed, reduction):
     scores = self.score(params, tree, paths)
-    value, ct = jax.value_and_grad(flat_loss)(
+    value, ct = flat_loss(
       scores, tree, fixed, self.loss, self.stages, reduction
     )
     return value, self.pull(params, tree, paths, ct)
@@ -140,9 +156,15 @@ class Case:
     rng = np.random.default_rng([seed, 2])
     logprobs, _ = self.score(params, tree, paths)
 
-    def near(x, scale):
-      off = jnp.asarray(rng.normal(0, scale, x.shape), jnp.float32)
-      return jax.lax.stop_gradient(x) + off
+    def near(x):
+      return x + jnp.asarray(rng.normal(0, 0.3, x.shape), jnp.float32)
+
+    def importance(shape):
+      # One value per node under a sequence ratio: whose gradient is the
+      # ratio's own only where a node's tokens weigh the same.
+      if self.loss.clip.ratio == "sequence":
+        shape = (*shape[:2], 1)
+      return jnp.asarray(rng.uniform(0.5, 2, shape), jnp.float32)
 
     masks = [flat(level.sampled) for level in tree.levels]
     return Fixed(
@@ -150,12 +172,12 @@ class Case:
         jnp.asarray(rng.normal(size=m.shape[:2]), jnp.float32) for m in masks
       ],
       weight=token_weights(masks, reduction),
-      old=[near(x, 0.3) for x in logprobs],
+      old=[near(x) for x in logprobs],
       importance=[
-        jnp.asarray(rng.uniform(0.5, 2, m.shape), jnp.float32) for m in masks
+        jnp.broadcast_to(importance(m.shape), m.shape) for m in masks
       ],
       reference=(
-        [near(x, 0.3) for x in logprobs] if self.loss.needs_reference else None
+        [near(x) for x in logprobs] if self.loss.needs_reference else None
       ),
     )
 

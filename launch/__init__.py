@@ -1,0 +1,1 @@
+"""Starting runs: sweeps, and machines other than this one."""

@@ -1,0 +1,123 @@
+"""What a run counts over its steps, on the host and exactly."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from mirl_jax.information.estimators import MI
+from mirl_jax.learning.update import Loss
+from mirl_jax.policy.inputs import Prompts
+from mirl_jax.rollout.program import Sample
+
+# A run that learns nothing for so many steps in a row says so.
+PATIENCE = 5
+
+Counts = dict[str, int]
+
+
+def new_counts() -> Counts:
+  """Counts before the first step; part of the checkpoint."""
+  return {
+    "generated_tokens": 0,
+    "scored_tokens": 0,
+    "complete_trajectories": 0,
+    "no_contrast_steps": 0,
+    "no_contrast_running": 0,
+  }
+
+
+def scored_tokens(
+  prompts: Prompts,
+  views: Prompts | None,
+  levels: Sequence[Any],
+  stages: Sequence[Sample],
+  mi: MI | None,
+  loss: Loss,
+) -> int:
+  """Real tokens through forwards beside sampling in one step.
+
+  Counts each pass over a token: MI under every view and, where the sampler's
+  log-probs do not serve, under the image; the recomputed old policy; the
+  reference; the update (its forward, once).
+
+  Args:
+    prompts: of the batch.
+    views: of the batch, [M, B, …], or None.
+    levels: of the tree, as numpy.
+    stages: behind the levels.
+    mi: the estimator, or None.
+    loss: which passes it needs.
+  """
+
+  def real(mask: Any) -> int:
+    return int(np.asarray(jax.device_get(mask)).sum())
+
+  prompt = real(prompts.mask)
+  sizes = [real(level.mask) for level in levels]
+  passes = 1 + (loss.old_logprob == "recomputed") + loss.needs_reference
+  total = passes * (prompt + sum(sizes))
+  if mi is not None and views is not None:
+    number = [stage.name for stage in stages].index(mi.stage)
+    above = sum(sizes[: number + 1])
+    total += real(views.mask) + mi.views * above
+    if not mi.reuses_sampler(stages[number].temperature):
+      total += prompt + above
+  return total
+
+
+def no_contrast(row: Mapping[str, float]) -> bool:
+  """Whether no question of a step taught anything about correctness.
+
+  So where the nodes of every question had the same correctness, or where all
+  advantages are zero.
+  """
+  flat = [v for k, v in row.items() if k.startswith("skipped/no_contrast/")]
+  size = [v for k, v in row.items() if k.startswith("advantage/abs/")]
+  return any(share >= 1.0 for share in flat) or not any(size)
+
+
+def count(
+  counts: Counts, row: Mapping[str, float], scored: int, complete: int
+) -> Counts:
+  """The counts after a step.
+
+  Args:
+    counts: before it.
+    row: its metrics.
+    scored: its scored tokens.
+    complete: its complete trajectories.
+  """
+  flat = int(no_contrast(row))
+  return {
+    "generated_tokens": counts["generated_tokens"] + int(row["tokens/step"]),
+    "scored_tokens": counts["scored_tokens"] + scored,
+    "complete_trajectories": counts["complete_trajectories"] + complete,
+    "no_contrast_steps": counts["no_contrast_steps"] + flat,
+    "no_contrast_running": (counts["no_contrast_running"] + 1) * flat,
+  }
+
+
+def counted(counts: Counts) -> dict[str, float]:
+  """The counts as metrics."""
+  return {
+    "generated_tokens": counts["generated_tokens"],
+    "scored_tokens": counts["scored_tokens"],
+    "complete_trajectories": counts["complete_trajectories"],
+    "skipped/no_contrast_steps": counts["no_contrast_steps"],
+  }
+
+
+def idle_note(counts: Counts) -> str | None:
+  """A sentence where nothing has been learned for PATIENCE steps, else None.
+
+  Said once for each such stretch.
+  """
+  if counts["no_contrast_running"] != PATIENCE:
+    return None
+  return (
+    f"for {PATIENCE} steps no question had both right and wrong answers:"
+    " correctness teaches nothing; use easier or harder questions, more"
+    " samples of each, or a higher temperature"
+  )

@@ -1,0 +1,159 @@
+"""From the words of a command line to a mode, a work directory and a config.
+
+Flags may stand in any order. JAX is not imported here: a bad flag is answered
+at once.
+"""
+
+import difflib
+import re
+import runpy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+DEFAULT_CONFIG = str(Path(__file__).with_name("default.py"))
+_OVERRIDE = re.compile(r"--?(no)?config\.(?P<name>[^=]+)(=|$)")
+
+
+@dataclass(frozen=True)
+class Command:
+  """What a command line asks for.
+
+  Attributes:
+    mode: one of the modes.
+    workdir: directory of the run.
+    config: resolved, overrides applied, locked.
+    debug: show the traceback of an error.
+    help: show the flags and do nothing.
+  """
+
+  mode: str
+  workdir: str
+  config: ConfigDict
+  debug: bool = False
+  help: str = ""
+
+
+def fields(config: ConfigDict, prefix: str = "") -> list[str]:
+  """Dotted names of every field that holds a value, not a section."""
+  found: list[str] = []
+  for name, value in config.items():
+    path = f"{prefix}{name}"
+    inner = isinstance(value, ConfigDict) and len(value) > 0
+    found += fields(value, f"{path}.") if inner else [path]
+  return found
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Plain flags, and overrides as `--config.name=value` each."""
+  plain, overrides = [], []
+  words = list(argv)
+  while words:
+    word = words.pop(0)
+    if not _OVERRIDE.match(word):
+      plain.append(word)
+      continue
+    if "=" not in word and words and not words[0].startswith("--"):
+      word = f"{word}={words.pop(0)}"
+    overrides.append(word)
+  return plain, overrides
+
+
+def load_config(given: str) -> ConfigDict:
+  """Calls `get_config` of a file, given as `FILE` or `FILE:ARGUMENT`.
+
+  Raises:
+    ValueError: naming the file, and what is wrong with it.
+  """
+  file, colon, argument = given.partition(":")
+  if not Path(file).is_file():
+    raise ValueError(f"--config={given}: there is no file {file}")
+  try:
+    config = runpy.run_path(file)["get_config"](*[argument] if colon else [])
+  except Exception as error:
+    kind = type(error).__name__
+    raise ValueError(f"--config={given}: {kind}: {error}") from error
+  if not isinstance(config, ConfigDict):
+    raise ValueError(
+      f"--config={given}: get_config gave a {type(config).__name__}; it must"
+      " return a ConfigDict"
+    )
+  return config
+
+
+def override(config: ConfigDict, given: Sequence[str]) -> ConfigDict:
+  """The config with `--config.name=value` flags applied, values typed.
+
+  Raises:
+    ValueError: for an unknown field, naming the nearest; for a value that is
+      not of the field's type.
+  """
+  known = fields(config)
+  for flag in given:
+    found = _OVERRIDE.match(flag)
+    assert found is not None
+    name = found["name"]
+    if name == "method":
+      raise ValueError(
+        f"{flag}: the method is the config file's choice; name another file,"
+        " such as --config=configs/grpo.py"
+      )
+    if name not in known:
+      if any(field.startswith(f"{name}.") for field in known):
+        raise ValueError(f"{flag}: config.{name} is a section; name a field")
+      near = difflib.get_close_matches(name, known, 1, 0)[0]
+      raise ValueError(
+        f"{flag}: there is no field config.{name}; the nearest is config.{near}"
+      )
+  values = flags.FlagValues()
+  argv = ["", *given]
+  try:
+    config_flags.DEFINE_config_dict(
+      "config", config, flag_values=values, sys_argv=argv
+    )
+    values(argv)
+  except (flags.Error, ValueError, TypeError) as error:
+    raise ValueError(str(error)) from error
+  return values["config"].value
+
+
+def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
+  """Reads a command line, the program's name left out.
+
+  Raises:
+    ValueError: in one line, naming what is wrong and the fix.
+  """
+  values = flags.FlagValues()
+  workdir = flags.DEFINE_string(
+    "workdir", "runs/default", "Directory of the run.", flag_values=values
+  )
+  mode = flags.DEFINE_enum(
+    "mode", "train", list(modes), "What to do.", flag_values=values
+  )
+  file = flags.DEFINE_string(
+    "config",
+    "",
+    "Configuration file as FILE or FILE:ARGUMENT; the embedded default without"
+    " one. --config.field=value overrides a field.",
+    flag_values=values,
+  )
+  debug = flags.DEFINE_bool(
+    "debug", False, "Show the traceback of an error.", flag_values=values
+  )
+  show = flags.DEFINE_bool(
+    "help", False, "Show the flags and leave.", flag_values=values
+  )
+  plain, overrides = split(argv)
+  try:
+    rest = values(["", *plain])[1:]
+  except flags.Error as error:
+    raise ValueError(str(error)) from error
+  if rest:
+    raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --")
+  config = override(load_config(file.value or DEFAULT_CONFIG), overrides)
+  # Without absl's own flags.
+  usage = values.get_help().split("\nabsl.flags:")[0] if show.value else ""
+  return Command(mode.value, workdir.value, config, debug.value, usage)
