@@ -37,6 +37,7 @@ EXTRAS = {
     "beartype>=0.22",  # checks the annotations while the tests run
     "scipy>=1.15",  # oracle of the statistics
     "torch==2.13.0",  # oracle of the policy; a bare name pulls gigabytes
+    "setuptools>=77",  # builds the wheel whose contents are tested
     "tensorboard>=2.20",  # reads the event files back
     "ruff>=0.17.5,<0.18",
     "mypy>=2.4.1,<2.5",

@@ -99,7 +99,7 @@ def count(
   }
 
 
-def counted(counts: Counts) -> dict[str, float]:
+def counted(counts: Counts) -> Counts:
   """The counts as metrics."""
   return {
     "generated_tokens": counts["generated_tokens"],

@@ -19,6 +19,7 @@ from mirl_jax.data.pipeline import Quarantine
 from mirl_jax.data.source import BadRow, Mapped, Source
 from mirl_jax.information.estimators import MI
 from mirl_jax.information.estimators import from_config as mi_from_config
+from mirl_jax.learning.credit import Term, terms_from_config
 from mirl_jax.learning.objectives import Clip
 from mirl_jax.learning.update import Loss
 from mirl_jax.parallel.mesh import (
@@ -168,6 +169,17 @@ def _check_stage(field: str, name: str, config: ConfigDict) -> None:
       f"{field}: the program has no stage {name!r} that samples; it has"
       f" {', '.join(names)}"
     )
+
+
+def make_terms(config: ConfigDict) -> tuple[Term, ...]:
+  """What pays which stage.
+
+  Raises:
+    ValueError: for a bad field, or a stage that the program lacks.
+  """
+  for stage in config.credit:
+    _check_stage("credit", stage, config)
+  return tuple(terms_from_config(config.credit.to_dict()))
 
 
 def make_loss(config: ConfigDict) -> Loss:

@@ -66,7 +66,7 @@ def base() -> ConfigDict:
   c.guards.trust = False
 
   c.optimizer = ConfigDict()
-  c.optimizer.lr = 1.5e-4
+  c.optimizer.lr = 1e-4
   c.optimizer.schedule = "constant"
   c.optimizer.warmup = 0
   c.optimizer.end = 0.0
@@ -116,9 +116,7 @@ def world_section(dials: Dials) -> ConfigDict:
   `kinds` maps a kind of question to its weight, `length` is the number of
   items in the training split."""
   values = dataclasses.asdict(dials)
-  return ConfigDict(
-    {**values, "kinds": dict(dials.kinds), "length": 1_000_000}
-  )
+  return ConfigDict({**values, "kinds": dict(dials.kinds), "length": 1_000_000})
 
 
 def parse_argument(text: str, known: Mapping[str, str]) -> dict[str, str]:

@@ -22,7 +22,7 @@ class Start:
 
 
 def warnings(
-  start: Start, step: int, metrics: Mapping[str, float]
+  start: Start, step: int, metrics: Mapping[str, float | int]
 ) -> dict[str, str]:
   """What is suspicious now, as {metric name: sentence}.
 

@@ -145,7 +145,17 @@ def optimizer_values(config: ConfigDict) -> dict[str, Any]:
 
 
 def sft(config: ConfigDict, workdir: str) -> int:
-  """Runs or resumes supervised training; returns the exit code."""
+  """Runs or resumes supervised training; returns the exit code.
+
+  Raises:
+    ValueError: for a config that cannot run, or that differs from the one
+      that the work directory was started with.
+  """
+  with StopSignals() as signals:
+    return _sft(config, workdir, signals)
+
+
+def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
   began = time.monotonic()
   c = config.sft
   primary = jax.process_index() == 0
@@ -199,7 +209,6 @@ def sft(config: ConfigDict, workdir: str) -> int:
     ) as demonstrated_ahead,
     MetricsWriter(workdir, resumed, primary) as writer,
     Progress(c.steps, initial=step, primary=primary) as progress,
-    StopSignals() as signals,
   ):
     for batch, meta["data"] in demonstrated_ahead:
       state, metrics = update(state, build.place_batch(batch, policy))

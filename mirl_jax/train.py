@@ -41,6 +41,11 @@ def train(config: ConfigDict, workdir: str) -> int:
     ValueError: for a config that cannot run, or that differs from the one
       that the work directory was started with.
   """
+  with StopSignals() as signals:
+    return _train(config, workdir, signals)
+
+
+def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
   began = time.monotonic()
   primary = jax.process_index() == 0
   steps = config.train.steps
@@ -84,7 +89,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     build_update(
       policy.config,
       stages,
-      tuple(credit.terms_from_config(config.credit.to_dict())),
+      build.make_terms(config),
       credit.Guards(**config.guards.to_dict()),
       loss,
       optimizer,
@@ -134,7 +139,6 @@ def train(config: ConfigDict, workdir: str) -> int:
     contextlib.closing(data),
     MetricsWriter(workdir, resumed, primary) as writer,
     Progress(steps, initial=step, primary=primary) as progress,
-    StopSignals() as signals,
   ):
 
     def roles() -> dict[str, Any]:
@@ -174,7 +178,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     def save() -> None:
       checkpoints.save(step, state, {**meta, "wall_s": seconds()})
 
-    def finish(row: dict[str, float]) -> None:
+    def finish(row: dict[str, Any]) -> None:
       """What follows a step: evaluation, its line of metrics, a checkpoint."""
       every, saves = config.eval.every, config.train.save_every
       last = step == steps
@@ -320,8 +324,8 @@ def reward_metrics(
 
 
 def headline(
-  row: Mapping[str, float], names: Sequence[str]
-) -> dict[str, float]:
+  row: Mapping[str, float | int], names: Sequence[str]
+) -> dict[str, float | int]:
   """The few figures of the progress line."""
   wanted = {
     "correct": "reward/correct",

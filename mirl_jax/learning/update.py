@@ -10,6 +10,8 @@ import optax
 
 from mirl_jax.learning import credit
 from mirl_jax.learning.objectives import (
+  KL_KINDS,
+  REDUCTIONS,
   Clip,
   kl_penalty,
   policy_gradient,
@@ -55,10 +57,14 @@ class Loss:
   remat: bool = False
 
   def __post_init__(self) -> None:
-    if self.old_logprob not in OLD:
-      raise ValueError(
-        f"loss.old_logprob={self.old_logprob!r} is not one of {OLD}"
-      )
+    for name, known in (
+      ("old_logprob", OLD),
+      ("reduction", REDUCTIONS),
+      ("kl_kind", KL_KINDS),
+    ):
+      value = getattr(self, name)
+      if value not in known:
+        raise ValueError(f"loss.{name}={value!r} is not one of {known}")
 
   @property
   def needs_reference(self) -> bool:

@@ -2,18 +2,21 @@
 
     for each question (v, q):
       d_1..d_N ~ π(· | v, q)                       N = 10 descriptions
-      s_i = mean_t [log π(d_it | v, q) - λ log π(d_it | q)]       λ = .4
+      s_i = mean_t [log π(d_it | v, q) - λ log π(d_it | v0, q)]   λ = .4,
+        v0 a blank picture
       keep the k = 6 descriptions with the highest s
       r_i ~ π(· | v, q, d_i)                       one reasoning each
       y_i = 1 if r_i's answer is right
-      description advantage (all N): half the z-score of s over the N,
-        half the z-score of y over the kept (0 for the others)
+      description advantage (all N): s less its mean over the N, in nats per
+        token, plus half the z-score of y over the kept (0 for the others)
       reasoning advantage: y_i less the question's mean and less what a
         running regression on d_i's scores predicts, over the spread
       clipped policy gradient on both, one step
 
-Source: arXiv 2605.01520 (screening by MI, decoupled credit). λ, the mix, one
-child per kept description and the regressed baseline are ours.
+Source: arXiv 2605.01520 (screening by MI, decoupled credit). λ, the view, the
+mix, one child per kept description and the regressed baseline are ours. MI is
+left in nats: over its spread it would pay the last hair's breadth between ten
+equal descriptions as much as the gap between right and wrong, and was gamed.
 """
 
 from typing import Any
@@ -44,7 +47,7 @@ def fragment() -> dict[str, Any]:
     },
     "mi": {
       "stage": "describe",
-      "view": "removed",
+      "view": "blank",
       "views": 1,
       "mask_rate": 0.5,
       "prior_weight": 0.4,
@@ -56,7 +59,7 @@ def fragment() -> dict[str, Any]:
     },
     "credit": {
       "describe": {
-        "mi": {"weight": 0.5, "baseline": "question", "std": True},
+        "mi": {"weight": 1.0, "baseline": "question", "std": False},
         "children_correct": {
           "weight": 0.5,
           "baseline": "question",

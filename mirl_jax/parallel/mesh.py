@@ -27,14 +27,19 @@ def parse_mesh(text: str, devices: int) -> dict[str, int]:
   """Reads `data:2,fsdp:4,tensor:1`; -1 takes the devices that are left.
 
   Raises:
-    ValueError: for an unknown axis or sizes that do not give `devices`.
+    ValueError: for an unknown or repeated axis, or sizes that do not give
+      `devices`.
   """
   sizes = dict.fromkeys(AXES, 1)
+  seen: set[str] = set()
   for part in text.split(","):
-    name, _, size = part.partition(":")
-    if name.strip() not in AXES or not size.strip().lstrip("-").isdigit():
+    name, _, size = (x.strip() for x in part.partition(":"))
+    if name not in AXES or not size.removeprefix("-").isdecimal():
       raise ValueError(f"mesh: {part!r} should read axis:size, axes {AXES}")
-    sizes[name.strip()] = int(size)
+    if name in seen:
+      raise ValueError(f"mesh {text!r}: the axis {name!r} stands twice")
+    seen.add(name)
+    sizes[name] = int(size)
   fixed = math.prod(n for n in sizes.values() if n != -1)
   wild = [name for name, n in sizes.items() if n == -1]
   if len(wild) == 1 and fixed > 0 and devices % fixed == 0:

@@ -18,9 +18,12 @@ _MASKED = -1e30  # finite, so that a fully masked segment cannot make NaN
 class Segment(NamedTuple):
   """Keys and values that G groups of nodes read.
 
+  Heads come before positions, as matrix products want them: with positions
+  first, XLA's CPU back end transposes a whole cache for every token decoded.
+
   Attributes:
-    keys: [B, G, S, kv_heads, head_dim].
-    values: [B, G, S, kv_heads, head_dim].
+    keys: [B, G, kv_heads, S, head_dim].
+    values: [B, G, kv_heads, S, head_dim].
     mask: [B, G, S] keys that exist, or [B, G, Q, S] keys that each of the Q
       queries of a group may read (the causal mask of a node's own tokens).
   """
@@ -37,11 +40,11 @@ def _attend_one(query: Array, segment: Segment) -> tuple[Array, Array, Array]:
   """
   b, r, t, heads, dim = query.shape
   keys, values, mask = segment
-  groups, kv_heads = keys.shape[1], keys.shape[3]
+  groups, kv_heads = keys.shape[1:3]
   # Queries of all nodes of a group form one matrix against the shared keys.
   q = query.reshape(b, groups, (r // groups) * t, kv_heads, -1, dim)
   logits = jnp.einsum(
-    "bgqhrd,bgshd->bghqrs", q, keys, preferred_element_type=jnp.float32
+    "bgqhrd,bghsd->bghqrs", q, keys, preferred_element_type=jnp.float32
   )
   logits = logits * dim**-0.5
   if mask.ndim == 3:
@@ -53,7 +56,7 @@ def _attend_one(query: Array, segment: Segment) -> tuple[Array, Array, Array]:
   weights = jnp.exp(logits - top[..., None])
   total = jnp.sum(weights, axis=-1)
   out = jnp.einsum(
-    "bghqrs,bgshd->bghqrd",
+    "bghqrs,bghsd->bghqrd",
     weights.astype(values.dtype),
     values,
     preferred_element_type=jnp.float32,
@@ -64,6 +67,15 @@ def _attend_one(query: Array, segment: Segment) -> tuple[Array, Array, Array]:
     return x.reshape(b, r, t, heads, *x.shape[5:])
 
   return by_node(out), by_node(top), by_node(total)
+
+
+def segment(
+  keys: Float[Array, "b g s h d"],
+  values: Float[Array, "b g s h d"],
+  mask: Array,
+) -> Segment:
+  """A segment from keys and values as a layer makes them, positions first."""
+  return Segment(jnp.swapaxes(keys, 2, 3), jnp.swapaxes(values, 2, 3), mask)
 
 
 def attend(
@@ -95,9 +107,9 @@ def attend(
 def causal_mask(mask: Bool[Array, "b r t"]) -> Bool[Array, "b r t t"]:
   """Readable keys inside one node: itself and earlier real tokens.
 
-      t=3:  1 0 0
-            1 1 0
-            1 1 1
+  t=3:  1 0 0
+        1 1 0
+        1 1 1
   """
   length = mask.shape[-1]
   return jnp.tril(jnp.ones((length, length), bool)) & mask[:, :, None, :]

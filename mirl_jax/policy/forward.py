@@ -11,7 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mirl_jax.policy.attention import Segment, attend, causal_mask
+from mirl_jax.policy.attention import (
+  Segment,
+  attend,
+  causal_mask,
+  segment,
+)
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.inputs import Prompts
 from mirl_jax.policy.rope import text_angles
@@ -136,10 +141,6 @@ def _last(mask: Bool[Array, "*n t"]) -> Int[Array, "*n"]:
   return jnp.maximum(jnp.sum(mask, axis=-1) - 1, 0)
 
 
-def _prompt_segment(k: Array, v: Array, mask: Array) -> Segment:
-  return Segment(k[:, None], v[:, None], mask[:, None])
-
-
 def prefill(
   params: Any, config: VLMConfig, prompts: Prompts, dtype: Any = jnp.float32
 ) -> Prefilled:
@@ -148,7 +149,7 @@ def prefill(
   causal = causal_mask(prompts.mask[:, None])
 
   def read(q: Array, k: Array, v: Array) -> Array:
-    own = Segment(k[:, None], v[:, None], causal)
+    own = segment(k[:, None], v[:, None], causal)
     return attend(q[:, None], (own,))[:, 0]
 
   x, (keys, values) = _run_blocks(
@@ -157,7 +158,7 @@ def prefill(
   last = jnp.take_along_axis(x, _last(prompts.mask)[:, None, None], axis=1)
   return Prefilled(
     segments=tuple(
-      _prompt_segment(keys[i], values[i], prompts.mask)
+      segment(keys[i][:, None], values[i][:, None], prompts.mask[:, None])
       for i in range(config.text.layers)
     ),
     hidden=final_norm(params["text"], config.text, last),
@@ -166,7 +167,7 @@ def prefill(
 
 
 class Cache(NamedTuple):
-  """Keys and values of the nodes being decoded, per layer [B, R, T, h, D].
+  """Keys and values of the nodes being decoded, per layer [B, R, h, T, D].
 
   A tuple of arrays rather than one stacked array: each is written in place.
   """
@@ -180,7 +181,7 @@ def empty_cache(
 ) -> Cache:
   """Zeroed cache for R nodes of T tokens for each of B questions."""
   text = config.text
-  shape = (b, r, t, text.kv_heads, text.head_dim)
+  shape = (b, r, text.kv_heads, t, text.head_dim)
   layers = range(text.layers)
   return Cache(
     tuple(jnp.zeros(shape, dtype) for _ in layers),
@@ -214,7 +215,7 @@ def decode_step(
   text = config.text
   dtype = cache.keys[0].dtype
   b, r = tokens.shape
-  t = cache.keys[0].shape[2]
+  t = cache.keys[0].shape[3]
   x = embed_tokens(params["text"], tokens, dtype)
   angles = _angles(config, _text_positions(positions))
   written = jnp.broadcast_to(jnp.arange(t) <= step, (b, r, t))
@@ -224,10 +225,10 @@ def decode_step(
 
     def read(q: Array, k: Array, v: Array, i: int = i) -> Array:
       keys[i] = jax.lax.dynamic_update_slice(
-        keys[i], k[:, :, None], (0, 0, step, 0, 0)
+        keys[i], k[:, :, :, None], (0, 0, 0, step, 0)
       )
       values[i] = jax.lax.dynamic_update_slice(
-        values[i], v[:, :, None], (0, 0, step, 0, 0)
+        values[i], v[:, :, :, None], (0, 0, 0, step, 0)
       )
       own = Segment(keys[i], values[i], written)
       return attend(q[:, :, None], (*ancestors[i], own))[:, :, 0]
@@ -345,18 +346,18 @@ def tree_hidden(
 
   def read(q: Array, k: Array, v: Array) -> Array:
     qs, ks, vs = split(q), split(k), split(v)
-    outs = [attend(qs[0], (Segment(ks[0], vs[0], prompt_causal),))]
+    outs = [attend(qs[0], (segment(ks[0], vs[0], prompt_causal),))]
     for number in range(len(levels)):
-      above = [Segment(ks[0], vs[0], prompts.mask[:, None])]
+      above = [segment(ks[0], vs[0], prompts.mask[:, None])]
       for j, index in enumerate(chains[number]):
         above.append(
-          Segment(
+          segment(
             gather_nodes(ks[j + 1], index),
             gather_nodes(vs[j + 1], index),
             gather_nodes(levels[j].mask, index),
           )
         )
-      own = Segment(ks[number + 1], vs[number + 1], causal[number])
+      own = segment(ks[number + 1], vs[number + 1], causal[number])
       outs.append(attend(qs[number + 1], (*above, own)))
     return jnp.concatenate([o.reshape(b, -1, *o.shape[3:]) for o in outs], 1)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from mirl_jax.policy.attention import Segment, attend
+from mirl_jax.policy.attention import attend, segment
 from mirl_jax.policy.configs import VisionConfig
 from mirl_jax.policy.layers import Dense, RMSNorm, SwiGLU
 from mirl_jax.policy.rope import rotate, vision_angles
@@ -39,7 +39,7 @@ class VisionAttention(nn.Module):
     else:
       mask = spans > 0
     out = attend(
-      q.reshape(shape), (Segment(k.reshape(shape), value.reshape(shape), mask),)
+      q.reshape(shape), (segment(k.reshape(shape), value.reshape(shape), mask),)
     )
     return Dense(c.width, ("heads", "embed"), name="proj")(out.reshape(x.shape))
 

@@ -101,11 +101,19 @@ def draw(
 
   One random number per row instead of one per logit; a token of probability
   zero is never drawn.
+
+  Args:
+    logits: unnormalised log-probs, some possibly -inf or very low.
+    uniform: numbers in [0, 1).
   """
   probs = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
   cumulative = jnp.cumsum(probs, axis=-1)
-  target = uniform[..., None] * cumulative[..., -1:]
-  return jnp.sum(cumulative <= target, axis=-1).astype(jnp.int32)
+  # A parallel sum rounds each prefix in its own way, so it may rise at a token
+  # of probability zero or fall: look at possible tokens only.
+  possible = probs > 0
+  total = jnp.max(jnp.where(possible, cumulative, 0), axis=-1, keepdims=True)
+  reached = possible & (cumulative > uniform[..., None] * total)
+  return jnp.argmax(reached, axis=-1).astype(jnp.int32)
 
 
 class _Loop(NamedTuple):

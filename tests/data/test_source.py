@@ -6,7 +6,7 @@ import pickle
 import pytest
 
 from mirl_jax.data.example import Example
-from mirl_jax.data.source import BadRow, Mapped, Source
+from mirl_jax.data.source import BadRow, Mapped, Shuffled, Source
 
 
 def _shout(example: Example) -> Example:
@@ -27,6 +27,23 @@ def test_mapped_changes_examples_and_turns_errors_into_bad_rows():
   assert caught.value.row == "1"
   assert "_shout" in repr(source)
   assert " at 0x" not in repr(source)
+
+
+def test_shuffled_keeps_every_row_and_its_faults():
+  rows = [Example(str(i), (), f"why {i}", "a") for i in range(50)]
+  source = Shuffled(Mapped(rows, _shout))
+  assert isinstance(source, Source)
+  found = []
+  for index in range(50):
+    try:
+      found.append(source[index].id)
+    except BadRow as bad:
+      found.append(bad.row)
+  assert found != [row.id for row in rows]
+  assert sorted(found) == sorted(row.id for row in rows)
+  assert repr(source) == f"Shuffled({source.source!r})"
+  with pytest.raises(IndexError):
+    source[50]
 
 
 def test_bad_rows_survive_pickling():

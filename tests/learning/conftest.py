@@ -1,6 +1,7 @@
 """An independent dense forward, and random trees."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,19 @@ PROMPT_LENGTH = 24
 @pytest.fixture(scope="session")
 def config() -> VLMConfig:
   return tiny_config()
+
+
+@pytest.fixture(scope="session")
+def small() -> VLMConfig:
+  """One block each, where depth is not the point."""
+  return tiny_config(depth=1, full_blocks=(0,), layers=1)
+
+
+@pytest.fixture(scope="session")
+def quick_jit() -> Callable[..., Any]:
+  """jit without LLVM's optimisations: half the compile time."""
+  options = {"xla_backend_optimization_level": 0}
+  return functools.partial(jax.jit, compiler_options=options)
 
 
 def make_tree(
@@ -57,6 +71,7 @@ def make_tree(
       np.put_along_axis(kept, np.asarray(drawn[i + 1].parent), True, axis=1)
     parent = np.zeros((b, k)) if node.parent is None else node.parent
     sampled = np.arange(t) < length[..., None]
+    mi = rng.normal(size=(b, k, f))
     levels.append(
       Level(
         tokens=jnp.asarray(tokens, jnp.int32),
@@ -66,7 +81,7 @@ def make_tree(
         parent=jnp.asarray(parent, jnp.int32),
         finished=jnp.asarray(finished),
         kept=jnp.asarray(kept.reshape(b, k, f)),
-        scores={"mi": jnp.asarray(rng.normal(size=(b, k, f)), jnp.float32)},
+        scores={"mi": jnp.asarray(mi, jnp.float32)} if i == 0 else {},
       )
     )
   return Tree(jax.tree.map(jnp.asarray, prompts), tuple(levels))
@@ -222,6 +237,29 @@ def _see(params: Any, config: VLMConfig, prompts: Any) -> Any:
   x = _dense(x, p["fc1"])
   x = x * 0.5 * (1 + jax.scipy.special.erf(x / np.sqrt(2)))
   return _dense(x, p["fc2"])
+
+
+def _embed(params: Any, config: VLMConfig, prompts: Any) -> Any:
+  """Prompt embeddings [B, P, D], pictures in their places."""
+  x = params["text"]["embed"]["embedding"][prompts.tokens]
+  if not prompts.patches.shape[1]:
+    return x
+  seen = _see(params["vision"], config, prompts)
+  rows = jnp.arange(len(seen))[:, None]
+  seen = seen[rows, jnp.maximum(prompts.image_slot, 0)]
+  return jnp.where((prompts.image_slot >= 0)[..., None], seen, x)
+
+
+def naming_logits(params: Any, config: VLMConfig, prompts: Any) -> Any:
+  """What every prompt position says by itself: norm and tied head."""
+  x = _embed(params, config, prompts)
+  x = _rms(x, params["text"]["norm"], config.text.rms_eps)
+  return x @ params["text"]["embed"]["embedding"].T
+
+
+@pytest.fixture(scope="session")
+def dense_naming() -> Callable[..., Any]:
+  return naming_logits
 
 
 def dense_logits(

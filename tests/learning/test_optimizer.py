@@ -30,7 +30,7 @@ def test_schedule_values_by_hand():
   for kind, after in expected.items():
     rate = schedule({**VALUES, "schedule": kind, "warmup": 4}, 12)
     for step in range(16):
-      want = 0.5 * (step + 1) / 4
+      want = 0.125 + 0.375 * step / 4  # from lr / warmup to lr
       if step >= 4:
         want = after(min((step - 4) / 8, 1))
       assert float(rate(step)) == pytest.approx(want, rel=1e-5), (kind, step)

@@ -24,15 +24,15 @@ def naive(query, segments):
   for b, r, t, h in np.ndindex(*query.shape[:4]):
     keys, values = [], []
     for s in segments:
-      groups, kv_heads = s.keys.shape[1], s.keys.shape[3]
+      groups, kv_heads = s.keys.shape[1:3]
       fanout = query.shape[1] // groups
       group = r // fanout
       mask = np.asarray(s.mask[b, group])
       if mask.ndim == 2:  # a query per (node of the group, token)
         mask = mask[(r % fanout) * query.shape[2] + t]
       head = h // (query.shape[3] // kv_heads)
-      keys.append(np.asarray(s.keys[b, group, mask, head], np.float64))
-      values.append(np.asarray(s.values[b, group, mask, head], np.float64))
+      keys.append(np.asarray(s.keys[b, group, head, mask], np.float64))
+      values.append(np.asarray(s.values[b, group, head, mask], np.float64))
     keys, values = np.concatenate(keys), np.concatenate(values)
     logits = keys @ query[b, r, t, h] / np.sqrt(query.shape[-1])
     weights = np.exp(logits - logits.max())
@@ -45,7 +45,7 @@ def random_case(shape, seed, scale=1.0):
   query = jnp.asarray(rng.normal(size=(B, R, T, HEADS, DIM)) * scale)
   segments = []
   for groups, size, per_query in shape:
-    keys, values = rng.normal(size=(2, B, groups, size, KV, DIM))
+    keys, values = rng.normal(size=(2, B, groups, KV, size, DIM))
     queries = (R // groups * T,) if per_query else ()
     mask = rng.random((B, groups, *queries, size)) < 0.6
     mask[..., 0] = True  # at least one key is readable
@@ -94,7 +94,7 @@ def test_what_a_masked_key_holds_changes_no_bit():
   noisy = []
   for s in segments:
     read = s.mask if s.mask.ndim == 3 else s.mask.any(axis=2)
-    junk = ~read[..., None, None]
+    junk = ~read[:, :, None, :, None]
     noisy.append(
       s._replace(
         keys=jnp.where(junk, 1e4, s.keys),
@@ -118,20 +118,20 @@ def test_gradients_equal_those_of_a_dense_softmax(name):
     for s in segments:
       fanout = R // s.keys.shape[1]
       repeat = lambda x, f=fanout: jnp.repeat(x, f, axis=1)  # noqa: E731
-      heads = lambda x: jnp.repeat(x, HEADS // KV, axis=3)  # noqa: E731
+      heads = lambda x: jnp.repeat(x, HEADS // KV, axis=2)  # noqa: E731
       keys.append(heads(repeat(s.keys)))
       values.append(heads(repeat(s.values)))
-      size = s.keys.shape[2]
+      size = s.keys.shape[3]
       if s.mask.ndim == 3:
         mask = jnp.broadcast_to(repeat(s.mask)[:, :, None], (B, R, T, size))
       else:
         mask = s.mask.reshape(B, R, T, size)
       masks.append(mask)
-    keys, values = jnp.concatenate(keys, 2), jnp.concatenate(values, 2)
+    keys, values = jnp.concatenate(keys, 3), jnp.concatenate(values, 3)
     mask = jnp.concatenate(masks, 3)[:, :, :, None]
-    logits = jnp.einsum("brthd,brshd->brths", query, keys) * DIM**-0.5
+    logits = jnp.einsum("brthd,brhsd->brths", query, keys) * DIM**-0.5
     weights = jax.nn.softmax(jnp.where(mask, logits, -1e30))
-    return jnp.einsum("brths,brshd->brthd", weights, values)
+    return jnp.einsum("brths,brhsd->brthd", weights, values)
 
   def loss(function, query, floats):
     parts = tuple(

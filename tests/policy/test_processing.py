@@ -249,6 +249,19 @@ def test_pixel_limits_can_be_replaced(folder, tiny):
   assert large.measure(example("q", picture(0)))[1] == 144
 
 
+def test_pixel_limits_can_be_written_down(tmp_path):
+  write_tiny_directory(tmp_path, TEXTS, 300)
+  file = tmp_path / "preprocessor_config.json"
+  content = json.loads(file.read_text())
+  content["size"] = {"shortest_edge": 1, "longest_edge": 2}
+  file.write_text(json.dumps(content))
+  used = pc.load_processor(tmp_path, min_pixels=2304, max_pixels=4608).images
+  pc.write_pixel_limits(tmp_path, used)
+  assert pc.load_processor(tmp_path).images == used
+  size = json.loads(file.read_text())["size"]
+  assert size == {"shortest_edge": 2304, "longest_edge": 4608}
+
+
 def test_decode_and_encode_text_are_inverse(tiny):
   text = "<description>a Überbild, 三角</description>\n<think>1 + 2</think>"
   ids = tiny.encode_text(text)

@@ -1,0 +1,104 @@
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import PartitionSpec as P
+
+from mirl_jax.parallel.mesh import (
+  AXES,
+  batch_sharding,
+  data_shards,
+  make_mesh,
+  param_shardings,
+  parse_mesh,
+  replicated,
+  spec,
+)
+from mirl_jax.policy.abstract import abstract_params, logical_axes
+from mirl_jax.testing import tiny_config
+
+
+@pytest.mark.parametrize(
+  ("text", "devices", "sizes"),
+  [
+    ("data:-1", 1, (1, 1, 1)),
+    ("data:8", 8, (8, 1, 1)),
+    ("data:2,fsdp:4", 8, (2, 4, 1)),
+    ("data:2, fsdp:-1, tensor:2", 16, (2, 4, 2)),
+    ("tensor:4,data:-1", 8, (2, 1, 4)),
+    ("fsdp:-1", 6, (1, 6, 1)),
+  ],
+)
+def test_parse_mesh(text, devices, sizes):
+  assert tuple(parse_mesh(text, devices).values()) == sizes
+  assert tuple(parse_mesh(text, devices)) == AXES
+
+
+@pytest.mark.parametrize(
+  ("text", "match"),
+  [
+    ("model:8", "'model:8' should read axis:size"),
+    ("data", "'data' should read axis:size"),
+    ("data:x", "'data:x' should read axis:size"),
+    ("data:--1", "'data:--1' should read axis:size"),
+    ("", "'' should read axis:size"),
+    ("data:2,data:4", "'data' stands twice"),
+    ("data:4", "does not fit 8 devices"),
+    ("data:3,fsdp:-1", "does not fit 8 devices"),
+    ("data:-1,fsdp:-1", "does not fit 8 devices"),
+    ("data:0", "does not fit 8 devices"),
+    ("data:-8", "does not fit 8 devices"),
+    ("data:-2,fsdp:-4", "does not fit 8 devices"),
+  ],
+)
+def test_parse_mesh_errors(text, match):
+  with pytest.raises(ValueError, match=match):
+    parse_mesh(text, 8)
+
+
+def test_make_mesh_is_auto_typed():
+  mesh = make_mesh("data:1", jax.devices()[:1])
+  assert mesh.axis_names == AXES
+  assert mesh.axis_types == (AxisType.Auto,) * 3
+  assert data_shards(mesh) == 1
+  assert batch_sharding(mesh).spec == P(("data", "fsdp"))
+  assert replicated(mesh).spec == P()
+
+
+def mesh_of(data, fsdp, tensor):
+  return AbstractMesh((data, fsdp, tensor), AXES)
+
+
+def test_spec_places_each_mesh_axis_once_and_only_where_it_divides():
+  mesh = mesh_of(2, 4, 2)
+  assert spec(("embed", "mlp"), (8, 6), mesh) == P("fsdp", "tensor")
+  assert spec(("embed", "mlp"), (6, 6), mesh) == P(None, "tensor")
+  assert spec(("embed", "mlp"), (8, 5), mesh) == P("fsdp", None)
+  assert spec(("layers", "heads", "embed"), (2, 4, 4), mesh) == P(
+    None, "tensor", "fsdp"
+  )
+  assert spec(("vocab", "mlp"), (4, 4), mesh) == P("tensor", None)
+  assert spec((), (), mesh) == P()
+  with pytest.raises(ValueError, match="'width' has no rule"):
+    spec(("width",), (4,), mesh)
+
+
+def test_every_parameter_is_placed_and_kernels_are_cut():
+  config = tiny_config(tied=False)
+  mesh = make_mesh("data:1", jax.devices()[:1])
+  placed = param_shardings(abstract_params(config), logical_axes(config), mesh)
+  shapes = jax.tree.leaves(abstract_params(config))
+  for sharding, x in zip(jax.tree.leaves(placed), shapes, strict=True):
+    assert len(sharding.spec) == len(x.shape)
+  wide = mesh_of(1, 4, 2)
+  cut = jax.tree.map(
+    lambda x, names: np.prod(
+      [wide.shape[a] for a in spec(names, x.shape, wide) if a]
+    ),
+    abstract_params(config),
+    logical_axes(config),
+  )
+  for path, ways in jax.tree_util.tree_flatten_with_path(cut)[0]:
+    name = jax.tree_util.keystr(path)
+    if "kernel" in name or "embedding" in name:
+      assert ways >= 4, name

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from mirl_jax import accounting
+from mirl_jax.information.estimators import MI
+from mirl_jax.learning.update import Loss
+from mirl_jax.policy.inputs import Prompts
+from mirl_jax.rollout.program import Sample
+from mirl_jax.rollout.tree import Level
+
+STAGES = (Sample("see", 3, 4, "x"), Sample("think", 1, 5, "y"))
+
+
+def prompts(mask):
+  return Prompts(mask=mask, **dict.fromkeys(
+    "tokens positions next_position image_slot patches patch_hw patch_image"
+    " question".split()
+  ))
+
+
+def level(mask):
+  return Level(mask=mask, **dict.fromkeys(
+    "tokens sampled logprobs parent finished kept scores".split()
+  ))
+
+
+@pytest.fixture
+def batch():
+  rng = np.random.default_rng(0)
+  text, blind = rng.random((2, 7)) < 0.7, rng.random((2, 2, 6)) < 0.5
+  levels = [rng.random((2, 1, 3, 4)) < 0.6, rng.random((2, 2, 1, 5)) < 0.6]
+  return text, blind, levels
+
+
+@pytest.mark.parametrize(
+  ("mi", "loss", "tree_passes", "first_passes"),
+  [
+    (None, {}, 1, 0),
+    (None, {"old_logprob": "recomputed"}, 2, 0),
+    (None, {"kl": {"think": 0.1}}, 2, 0),
+    (None, {"kl": {"see": 0.0}}, 1, 0),
+    ({}, {}, 1, 0),
+    ({"scorer": "reference"}, {}, 1, 1),
+    ({"plausible": 0.1}, {}, 1, 1),
+    ({"temperature": 0.5}, {}, 1, 1),
+  ],
+)
+def test_scored_tokens_are_those_of_every_pass(
+  batch, mi, loss, tree_passes, first_passes
+):
+  text, blind, levels = batch
+  views = None
+  if mi is not None:
+    mi = MI(stage="see", view="other", views=2, **mi)
+    views = prompts(blind)
+  tree = text.sum() + sum(x.sum() for x in levels)
+  wanted = tree_passes * tree + first_passes * (text.sum() + levels[0].sum())
+  if mi is not None:
+    wanted += blind.sum() + 2 * levels[0].sum()
+  assert accounting.scored_tokens(
+    prompts(text), views, [level(x) for x in levels], STAGES, mi, Loss(**loss)
+  ) == int(wanted)
+
+
+@pytest.mark.parametrize(
+  ("row", "nothing"),
+  [
+    ({"skipped/no_contrast/a": 1.0, "advantage/abs/a": 0.5}, True),
+    ({"skipped/no_contrast/a": 0.9, "advantage/abs/a": 0.5}, False),
+    ({"advantage/abs/a": 0.0, "advantage/abs/b": 0.0}, True),
+    ({"advantage/abs/a": 0.0, "advantage/abs/b": 0.1}, False),
+  ],
+)
+def test_steps_that_teach_nothing(row, nothing):
+  assert accounting.no_contrast(row) == nothing
+
+
+def test_counts_add_up_and_idleness_is_said_once_in_a_stretch():
+  counts = accounting.new_counts()
+  busy = {"tokens/step": 10.0, "advantage/abs/a": 0.3}
+  idle = {"tokens/step": 10.0, "advantage/abs/a": 0.0}
+  said = []
+  for number, row in enumerate([idle] * 7 + [busy] + [idle] * 5):
+    counts = accounting.count(counts, row, scored=3, complete=2)
+    if accounting.idle_note(counts):
+      said.append(number)
+  assert said == [4, 12]
+  assert accounting.counted(counts) == {
+    "generated_tokens": 130,
+    "scored_tokens": 39,
+    "complete_trajectories": 26,
+    "skipped/no_contrast_steps": 12,
+  }

@@ -1,0 +1,151 @@
+import subprocess
+import sys
+
+import pytest
+
+from mirl_jax import main, train
+from mirl_jax import testing_runs as runs
+from mirl_jax.data.source import TooManyBadRows
+
+
+def refused(capsys, *argv, code=main.BAD_ARGUMENT):
+  """The one line that a command line is answered with."""
+  assert main.run(argv) == code
+  out, err = capsys.readouterr()
+  assert out == ""
+  assert err.startswith("error: ")
+  assert err.count("\n") == 1
+  assert "Traceback" not in err
+  return err
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    (["--bogus=1"], "bogus"),
+    (["extra"], "unexpected argument 'extra'"),
+    (["--mode=trian"], "train|sft|eval|sample|report"),
+    (["--config.train.stpes=3"], "nearest is config.train.steps"),
+    (["--config.train.steps=abc"], "config.train.steps=abc: invalid"),
+    (["--config.train.steps=1.5"], "config.train.steps=1.5: invalid"),
+    (["--config.eval.screen=maybe"], "Non-boolean"),
+    (["--config.train=3"], "config.train is a section"),
+    (["--config.method=x"], "config file's choice"),
+    (["--config=nowhere.py"], "there is no file nowhere.py"),
+    (["--config.mesh=rows:1"], "axes"),
+    (["--config.policy.path=nowhere"], "no such model directory: nowhere"),
+    (["--config.policy.dtype=float8"], "policy.dtype='float8'"),
+    (["--config.data.train=nowhere"], "nowhere"),
+    (["--config.data.prompt_buckets=(64,48)"], "data.prompt_buckets"),
+    (["--config.program.keep.k=11"], "Keep k=11 must lie in 1..10"),
+    (["--config.program.keep.by=mii"], "did you mean 'mi'"),
+    (["--config.program.reason.top_p=0.9"], "top_p and top_k are for eval"),
+    (["--config.program.reason.top_k=5"], "top_p and top_k are for eval"),
+    (["--config.program.reason.temperature=0"], "greedy sampling cannot"),
+    (["--config.mi.view=blnk"], "did you mean 'blank'"),
+    (["--config.mi.stage=reson"], "no stage 'reson'"),
+    (["--config.train.questions=0"], "train.questions=0"),
+    (["--config.train.keep=0"], "keep"),
+    (["--config.optimizer.schedule=x"], "optimizer.schedule='x'"),
+    (["--config.loss.old_logprob=x"], "loss.old_logprob='x'"),
+    (["--config.loss.reduction=x"], "reduction"),
+    (["--config.loss.ratio=x"], "ratio"),
+    (["--config.loss.kl_kind=x"], "kl"),
+    (["--mode=eval", "--config.policy.path=nowhere"], "nowhere"),
+  ],
+)
+def test_a_bad_argument_is_one_clear_line(capsys, tmp_path, flags, said):
+  workdir = tmp_path / "run"
+  # Should a value be taken after all, the test soon ends.
+  brief = ("--config.train.steps=0", "--config.eval.final_questions=0")
+  argv = [f"--workdir={workdir}", *brief, *flags]
+  assert said in refused(capsys, *argv)
+  assert not (workdir / "config.json").exists()
+
+
+def test_bad_flags_are_answered_without_jax():
+  """In a process of its own: exit code, no traceback, and quickly."""
+  program = (
+    "import sys; sys.argv = ['x', '--config.train.stpes=3']\n"
+    "from mirl_jax import main\n"
+    "try: main.main()\n"
+    "except SystemExit as end: print(end.code, 'jax' in sys.modules)"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+  )
+  assert done.stdout.split() == ["2", "False"], done.stderr
+  assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+  ("error", "code"),
+  [
+    (TooManyBadRows("9 of 10"), 4),
+    (RuntimeError("RESOURCE_EXHAUSTED: out of memory"), 3),
+    (MemoryError("no room"), 3),
+    (FileNotFoundError("no such file"), 2),
+  ],
+)
+def test_errors_of_a_run_have_their_codes(
+  capsys, monkeypatch, tmp_path, error, code
+):
+  def fail(config, workdir):
+    raise error
+
+  monkeypatch.setattr(train, "train", fail)
+  said = refused(capsys, f"--workdir={tmp_path}", code=code)
+  assert str(error) in said
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, tmp_path):
+  def fail(config, workdir):
+    raise KeyError("a bug")
+
+  monkeypatch.setattr(train, "train", fail)
+  with pytest.raises(KeyError):
+    main.run([f"--workdir={tmp_path}"])
+
+
+def test_debug_shows_where_an_error_came_from():
+  with pytest.raises(ValueError, match="nowhere"):
+    main.run(["--debug", "--config=nowhere.py"])
+
+
+def test_help_shows_the_flags_and_runs_nothing(capsys):
+  assert main.run(["--help"]) == 0
+  out = capsys.readouterr().out
+  for flag in ("--workdir", "--mode", "--config", "--[no]debug"):
+    assert flag in out
+
+
+@pytest.mark.parametrize("mode", main.MODES)
+def test_a_mode_gets_the_config_and_the_workdir(monkeypatch, mode):
+  called = []
+  module = main.importlib.import_module(main.MODES[mode])
+  monkeypatch.setattr(
+    module, mode, lambda config, workdir: called.append((config, workdir)) or 7
+  )
+  argv = [f"--mode={mode}", "--config.seed=5", "--workdir=here"]
+  assert main.run(argv) == 7
+  assert called[0][0].seed == 5
+  assert called[0][1] == "here"
+
+
+def test_a_workdir_of_another_run_is_refused(capsys, tmp_path):
+  """Another config, more fields than one line can name, another mode."""
+  from mirl_jax.runs.checkpoints import Checkpoints
+  from mirl_jax.runs.config_files import write_config
+
+  write_config(tmp_path, runs.small_config())
+  state = {"x": runs.np.zeros(2)}
+  Checkpoints(tmp_path, 1).save(3, state, {"mode": "train"})
+  flags = [f"--workdir={tmp_path}", *runs.SMALL]
+  said = refused(capsys, *flags, "--config.loss.clip_low=0.1")
+  assert "loss.clip_low: 0.2 -> 0.1" in said
+  assert "another --workdir" in said
+  said = refused(capsys, *flags[:1], "--config=configs/grpo.py")
+  assert " more." in said
+  assert len(said) < 700
+  said = refused(capsys, *flags, "--mode=sft")
+  assert "--mode=train, not of --mode=sft" in said
