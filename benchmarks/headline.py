@@ -111,7 +111,8 @@ def run(name: str, seed: int, tokens: int, questions: int) -> dict[str, Any]:
   config.eval.every = 0
   config.eval.final_questions = 64
   config.train.save_every = 0
-  per_step = tokens_per_step(config.copy_and_resolve_references(), out / name)
+  probe = out / f"{name}-{seed}-probe"
+  per_step = tokens_per_step(config.copy_and_resolve_references(), probe)
   config.train.steps = max(1, round(tokens / per_step))
   folder = out / f"{name}-{seed}"
   began = time.monotonic()

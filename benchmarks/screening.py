@@ -5,8 +5,9 @@
 For every question N descriptions are sampled and one reasoning for each. The
 table gives, within questions, the AUC of each score for an exact description
 and for a correct answer, with a standard error over questions, by kind of
-question, and the score's correlation with length. `shuffled` scores each
-description against another question's picture: its AUC should be near .5.
+question, and the score's correlation with length. `shuffled` is the MI (λ = 1,
+blank) of each description with other pictures of the batch instead of its own:
+a control, whose AUC should be near .5.
 With --workdir the last checkpoint of a run is measured beside the start.
 """
 
@@ -133,6 +134,7 @@ def measure(
 ) -> dict[str, Any]:
   """The whole table of one policy."""
   table: dict[str, Any] = {}
+  priors: dict[str, np.ndarray] = {}
   for mi in VIEWS:
     data = collect(policy, roles, mi, config)
     length = np.maximum(data["length"], 1)
@@ -157,9 +159,9 @@ def measure(
     table[f"{mi.view}, lambda=1, sum"] = describe_score(
       data["clean"] - data["prior"], data
     )
-    if mi.view == "other":
-      # The same descriptions under other pictures alone: no information.
-      table["shuffled"] = describe_score(data["prior"] / length, data)
+    priors[mi.view] = data["prior"]
+  shuffled = (priors["other_same_question"] - priors["blank"]) / length
+  table["shuffled"] = describe_score(shuffled, data)
   return table
 
 

@@ -1,6 +1,6 @@
 """From a configuration to the parts of a run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -145,7 +145,9 @@ def make_source(
 
 def make_program(config: ConfigDict, training: bool) -> programs.Program:
   """The rollout program of the config."""
-  stages = {name: config.program[name].to_dict() for name in config.program.stages}
+  stages = {
+    name: config.program[name].to_dict() for name in config.program.stages
+  }
   return programs.validate(programs.from_config(stages), training)
 
 
@@ -321,21 +323,21 @@ def place_key(seed: int, policy: Policy) -> jax.Array:
   return jax.device_put(jax.random.key(seed), replicated(policy.mesh))
 
 
-
 def place_state(state: Any, policy: Policy) -> Any:
   """Places a training state: whatever mirrors the parameters lies as they do,
   the rest is whole on every device."""
-  like = jax.tree_util.tree_structure(policy.shardings)
+  structure: Callable[[Any], Any] = jax.tree_util.tree_structure
+  like = structure(policy.shardings)
 
   def place(node: Any) -> Any:
-    if jax.tree_util.tree_structure(node) == like:
+    if structure(node) == like:
       return jax.device_put(node, policy.shardings)
     return jax.device_put(node, replicated(policy.mesh))
 
   return jax.tree.map(
     place,
     state,
-    is_leaf=lambda node: jax.tree_util.tree_structure(node) == like,
+    is_leaf=lambda node: structure(node) == like,
   )
 
 

@@ -1,9 +1,9 @@
 """Evaluation: strategies of drawing answers, scored with their errors.
 
-    greedy    one response by argmax
-    sampled   n whole responses: avg@n, pass@k, majority@n
-    screen    the training program at test time: N descriptions, keep k, F
-              reasonings of each, majority over the answers
+greedy    one response by argmax
+sampled   n whole responses: avg@n, pass@k, majority@n
+screen    the training program at test time: N descriptions, keep k, F
+          reasonings of each, majority over the answers
 """
 
 import dataclasses
@@ -99,9 +99,7 @@ class Outcome:
   finished: np.ndarray
 
 
-def host_oracle(
-  examples: Sequence[Example], policy: Policy
-) -> Any:
+def host_oracle(examples: Sequence[Example], policy: Policy) -> Any:
   """Scores nodes of the last level by whether their description is exact."""
 
   def score(levels: Any) -> np.ndarray:
@@ -217,12 +215,10 @@ def figures(
   )
   n = outcome.correct.shape[1]
   if n > 1 and known.all():
-    put(f"pass@{n}", statistics.pass_at_k(outcome.correct, n, groups))
+    put(f"pass_at_{n}", statistics.pass_at_k(outcome.correct, n, groups))
     put(
-      f"majority@{n}",
-      statistics.majority_at_k(
-        outcome.answers, outcome.correct, n, groups
-      ),
+      f"majority_at_{n}",
+      statistics.majority_at_k(outcome.answers, outcome.correct, n, groups),
     )
   return out
 
@@ -265,4 +261,3 @@ def evaluate(
     )
     out.update(figures(strategy.name, outcome, groups_of(examples)))
   return out
-

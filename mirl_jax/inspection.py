@@ -16,7 +16,6 @@ from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.dump import dump_rollouts
 from mirl_jax.runs.files import write_atomic
 from mirl_jax.runs.report import write_report
-from mirl_jax.runs.summary import table
 
 
 def load_roles(
@@ -38,8 +37,7 @@ def load_roles(
       new_state(
         start,
         make_optimizer(config.optimizer.to_dict(), config.train.steps),
-        reference=trained
-        and (loss.needs_reference or scorer == "reference"),
+        reference=trained and (loss.needs_reference or scorer == "reference"),
         ema=trained and scorer == "ema",
       ),
       policy,

@@ -10,7 +10,7 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,10 @@ from mirl_jax.runs.metrics import MetricsWriter
 from mirl_jax.runs.progress import Progress
 from mirl_jax.runs.signals import StopSignals
 
-
 _TOKENIZER_EXAMPLES = 3000
 
 
-def ahead(items: Iterator[Any], size: int = 4) -> Iterator[Any]:
+def ahead(items: Iterator[Any], size: int = 4) -> Generator[Any, None, None]:
   """Makes items in a thread, a few ahead; its exception is raised here."""
   slots: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(size)
   stop = threading.Event()

@@ -12,14 +12,14 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-Values = Float[np.ndarray, "n"] | Int[np.ndarray, "n"] | Bool[np.ndarray, "n"]
+Values = Float[np.ndarray, " n"] | Int[np.ndarray, "n"] | Bool[np.ndarray, "n"]
 Grid = (
   Float[np.ndarray, "q n"] | Int[np.ndarray, "q n"] | Bool[np.ndarray, "q n"]
 )
 
 
 # The other side of a pair: its length is checked by us, with a clear message.
-Others = Float[np.ndarray, "m"] | Int[np.ndarray, "m"] | Bool[np.ndarray, "m"]
+Others = Float[np.ndarray, " m"] | Int[np.ndarray, "m"] | Bool[np.ndarray, "m"]
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ def _quantile(confidence: float) -> float:
   return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
-def _codes(groups: Shaped[np.ndarray, "n"]) -> tuple[np.ndarray, int]:
+def _codes(groups: Shaped[np.ndarray, " n"]) -> tuple[np.ndarray, int]:
   names, codes = np.unique(groups, return_inverse=True)
   return codes.reshape(-1), len(names)
 
 
 def mean_and_error(
-  values: Values, groups: Shaped[np.ndarray, "n"] | None = None
+  values: Values, groups: Shaped[np.ndarray, " n"] | None = None
 ) -> Estimate:
   """The mean of values and its standard error, clustered where asked.
 
@@ -80,7 +80,7 @@ def mean_and_error(
 
 
 def avg_at_n(
-  correct: Grid, groups: Shaped[np.ndarray, "q"] | None = None
+  correct: Grid, groups: Shaped[np.ndarray, " q"] | None = None
 ) -> Estimate:
   """Mean correctness of n samples per question; questions are independent.
 
@@ -92,7 +92,7 @@ def avg_at_n(
 
 
 def pass_at_k(
-  correct: Grid, k: int, groups: Shaped[np.ndarray, "q"] | None = None
+  correct: Grid, k: int, groups: Shaped[np.ndarray, " q"] | None = None
 ) -> Estimate:
   """Chance that at least one of k of the n samples is right, unbiased.
 
@@ -116,7 +116,7 @@ def majority_at_k(
   answers: Sequence[Sequence[str | None]],
   correct: Grid,
   k: int,
-  groups: Shaped[np.ndarray, "q"] | None = None,
+  groups: Shaped[np.ndarray, " q"] | None = None,
 ) -> Estimate:
   """Correctness of the answer that most of the first k samples give.
 
@@ -176,7 +176,7 @@ def wilson_interval(
 def paired_difference(
   first: Values,
   second: Others,
-  groups: Shaped[np.ndarray, "n"] | None = None,
+  groups: Shaped[np.ndarray, " n"] | None = None,
 ) -> Estimate:
   """The mean of first - second on the same items, with its standard error.
 
@@ -201,7 +201,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 def within_group_auc(
   scores: Values,
   positive: Values,
-  groups: Shaped[np.ndarray, "n"],
+  groups: Shaped[np.ndarray, " n"],
   weight: str = "groups",
 ) -> Estimate:
   """How often a positive outranks a negative of the same question, ties half.

@@ -214,8 +214,8 @@ def random_nodes(
     parent = None
     if levels:
       above = levels[-1].tokens.shape[1]
-      parent = np.stack([rng.permutation(above)[:k] for _ in range(b)])
-      parent = jnp.asarray(parent, jnp.int32)
+      drawn = np.stack([rng.permutation(above)[:k] for _ in range(b)])
+      parent = jnp.asarray(drawn, jnp.int32)
     length = rng.integers(1, t + 1, (b, r, 1))
     tokens = rng.integers(0, ORDINARY, (b, r, t))
     mask = jnp.asarray(np.arange(t) < length)

@@ -73,7 +73,9 @@ def wait_for(
   raise TimeoutError("the run neither came so far nor ended")
 
 
-def saved_arrays(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:
+def saved_arrays(
+  workdir: Path, step: int | None = None
+) -> dict[str, np.ndarray]:
   """Every array of a committed checkpoint by path, the last one's by default.
 
   Params, optimiser, memory and counters: all that a run carries on.

@@ -84,7 +84,9 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
   strategies = make_strategies(
     policy, program, mi, config.eval.samples, config.eval.screen
   )
-  optimizer = make_optimizer(config.optimizer.to_dict(), steps * loss.minibatches)
+  optimizer = make_optimizer(
+    config.optimizer.to_dict(), steps * loss.minibatches
+  )
   update = jax.jit(
     build_update(
       policy.config,

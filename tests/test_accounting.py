@@ -12,16 +12,22 @@ STAGES = (Sample("see", 3, 4, "x"), Sample("think", 1, 5, "y"))
 
 
 def prompts(mask):
-  return Prompts(mask=mask, **dict.fromkeys(
-    "tokens positions next_position image_slot patches patch_hw patch_image"
-    " question".split()
-  ))
+  return Prompts(
+    mask=mask,
+    **dict.fromkeys(
+      "tokens positions next_position image_slot patches patch_hw patch_image"
+      " question".split()
+    ),
+  )
 
 
 def level(mask):
-  return Level(mask=mask, **dict.fromkeys(
-    "tokens sampled logprobs parent finished kept scores".split()
-  ))
+  return Level(
+    mask=mask,
+    **dict.fromkeys(
+      "tokens sampled logprobs parent finished kept scores".split()
+    ),
+  )
 
 
 @pytest.fixture

@@ -280,9 +280,7 @@ def _cap(value: Array, level: Level, guards: Guards) -> Array:
   if guards.length_cap > 0:
     bad |= jnp.sum(level.sampled, axis=-1) > guards.length_cap
   heard = jnp.isfinite(value)
-  low = jnp.min(
-    jnp.where(heard, value, jnp.inf), axis=(1, 2), keepdims=True
-  )
+  low = jnp.min(jnp.where(heard, value, jnp.inf), axis=(1, 2), keepdims=True)
   return jnp.where(bad & heard, low, value)
 
 

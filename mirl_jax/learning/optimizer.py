@@ -28,9 +28,7 @@ def schedule(values: Mapping[str, Any], steps: int) -> optax.Schedule:
   elif kind == "linear":
     after = optax.linear_schedule(lr, lr * values["end"], rest)
   else:
-    raise ValueError(
-      f"optimizer.schedule={kind!r} is not one of {SCHEDULES}"
-    )
+    raise ValueError(f"optimizer.schedule={kind!r} is not one of {SCHEDULES}")
   if warmup == 0:
     return after
   return optax.join_schedules(

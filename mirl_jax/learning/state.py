@@ -1,5 +1,6 @@
 """Everything that a run carries from step to step and checkpoints."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -84,7 +85,8 @@ def step_params(
       lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params
     )
     ema = guard(moved, ema)
-  state = state.replace(
+  state = dataclasses.replace(
+    state,
     params=params,
     opt_state=guard(opt_state, state.opt_state),
     ema=ema,

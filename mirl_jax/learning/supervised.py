@@ -1,5 +1,6 @@
 """Supervised warm start: demonstrations in the policy's own tagged format."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,9 +174,7 @@ def supervised_loss(
     seen = final_norm(params["text"], config.text, embedded)
     logits = jax.nn.log_softmax(head_logits(params["text"], seen), axis=-1)
     named = batch.words >= 0
-    chosen = jnp.take_along_axis(
-      logits, jnp.maximum(batch.words, 0), axis=-1
-    )
+    chosen = jnp.take_along_axis(logits, jnp.maximum(batch.words, 0), axis=-1)
     naming = -jnp.sum(jnp.where(named, chosen, 0.0)) / jnp.maximum(
       jnp.sum(named), 1
     )
@@ -203,6 +202,6 @@ def build_supervised_update(
       "grad_norm": norm,
       "skipped/nonfinite": state.skipped,
     }
-    return state.replace(step=state.step + 1), metrics
+    return dataclasses.replace(state, step=state.step + 1), metrics
 
   return update

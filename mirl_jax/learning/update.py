@@ -1,5 +1,6 @@
 """The GRPO update of a tree: credit, loss, gradient, optimiser step."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -218,7 +219,7 @@ def build_update(
     advantages, memory, metrics = credit.compute(
       tree.levels, names, rewards, terms, guards, state.memory
     )
-    state = state.replace(memory=memory)
+    state = dataclasses.replace(state, memory=memory)
     sampled = [flat(level.sampled) for level in tree.levels]
     sampler = [flat(level.logprobs) for level in tree.levels]
     old, importance = sampler, [jnp.ones_like(x) for x in sampler]
@@ -273,8 +274,10 @@ def build_update(
     metrics.update(parts)
     metrics["skipped/nonfinite"] = state.skipped
     metrics.update(_tree_metrics(tree, names))
-    state = state.replace(
-      step=state.step + 1, generated=state.generated + metrics["tokens/step"]
+    state = dataclasses.replace(
+      state,
+      step=state.step + 1,
+      generated=state.generated + metrics["tokens/step"],
     )
     for name, a in zip(names, advantages, strict=True):
       metrics[f"advantage/abs/{name}"] = jnp.mean(jnp.abs(a))
@@ -283,9 +286,7 @@ def build_update(
   return update
 
 
-def _tree_metrics(
-  tree: Tree, names: tuple[str, ...]
-) -> dict[str, jax.Array]:
+def _tree_metrics(tree: Tree, names: tuple[str, ...]) -> dict[str, jax.Array]:
   counts = token_counts(tree)
   metrics = {
     "tokens/step": counts["generated"].astype(jnp.float32),

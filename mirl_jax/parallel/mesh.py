@@ -75,8 +75,8 @@ def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
     if name not in RULES:
       raise ValueError(f"logical axis {name!r} has no rule; add it to RULES")
     axis = RULES[name]
-    fits = axis is not None and axis not in placed and (
-      size % mesh.shape[axis] == 0
+    fits = (
+      axis is not None and axis not in placed and (size % mesh.shape[axis] == 0)
     )
     placed.append(axis if fits else None)
   return P(*placed)

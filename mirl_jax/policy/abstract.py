@@ -71,7 +71,9 @@ def _boxed_init(config: VLMConfig, key: jax.Array) -> Params:
   }
   if not text.tied:
     head = nn.initializers.normal(0.02)(keys[6], (text.width, text.vocab))
-    params["text"]["head"] = {"kernel": nn.Partitioned(head, ("embed", "vocab"))}
+    params["text"]["head"] = {
+      "kernel": nn.Partitioned(head, ("embed", "vocab"))
+    }
   return params
 
 

@@ -1,9 +1,9 @@
 """Reads an ordinary Hugging Face model directory."""
 
 import contextlib
-import shutil
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from importlib.resources.abc import Traversable

@@ -285,6 +285,7 @@ def start_positions(
       start = jnp.broadcast_to(next_position[:, None], (len(next_position), r))
     else:
       above = levels[number - 1]
+      assert level.parent is not None
       end = starts[-1] + jnp.sum(above.mask, axis=-1)
       begin = jnp.take_along_axis(end, level.parent, axis=1)
       start = jnp.repeat(begin, r // begin.shape[1], axis=1)

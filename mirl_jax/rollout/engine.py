@@ -6,6 +6,7 @@ and no token costs a collective. A Keep that only the host can decide cuts the
 program in two.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,7 @@ def _mark_kept(level: Level, index: jax.Array) -> Level:
   b, k, f = level.finished.shape
   kept = jnp.zeros((b, k * f), bool)
   kept = jax.vmap(lambda row, i: row.at[i].set(True))(kept, index)
-  return level.replace(kept=kept.reshape(b, k, f))
+  return dataclasses.replace(level, kept=kept.reshape(b, k, f))
 
 
 class Rollout:
@@ -126,7 +127,9 @@ class Rollout:
         frontier = start(prefill(params, config, prompts, dtype))
         levels: tuple[Level, ...] = ()
       else:
-        frontier, levels = carry
+        cut, levels = carry
+        assert cut is not None
+        frontier = cut
       question_keys = jax.vmap(lambda q: jax.random.fold_in(key, q))(
         prompts.question
       )
@@ -159,19 +162,17 @@ class Rollout:
               dtype,
             )
             found = {
-              name: x.reshape(level.finished.shape)
-              for name, x in found.items()
+              name: x.reshape(level.finished.shape) for name, x in found.items()
             }
-            level = level.replace(scores={**level.scores, **found})
+            scored = {**level.scores, **found}
+            level = dataclasses.replace(level, scores=scored)
             levels = (*levels[:-1], level)
         elif stage.by != "all":
           level = levels[-1]
           named = {name: flat(x) for name, x in level.scores.items()}
           if stage.by in HOST_RULES and scores is not None:
             named[stage.by] = scores
-          index = select(
-            stage.by, stage.k, named, flat(level.finished), keys
-          )
+          index = select(stage.by, stage.k, named, flat(level.finished), keys)
           frontier = keep(frontier, index)
           levels = (*levels[:-1], _mark_kept(level, index))
       return frontier, levels

@@ -39,7 +39,7 @@ class Frontier(NamedTuple):
   ancestors: tuple[tuple[Segment, ...], ...]
   hidden: Array
   position: Array
-  index: Array
+  index: Array  # type: ignore[assignment] # hides tuple.index, unused
 
 
 def start(prefilled: Prefilled) -> Frontier:

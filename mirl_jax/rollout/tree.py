@@ -75,8 +75,10 @@ def token_counts(tree: Tree) -> dict[str, Array]:
   padded = tree.prompts.mask.size
   for number, level in enumerate(tree.levels):
     length = jnp.sum(flat(level.mask), axis=-1)
-    above = path[-1] if number == 0 else jnp.take_along_axis(
-      path[-1], level.parent, axis=1
+    above = (
+      path[-1]
+      if number == 0
+      else jnp.take_along_axis(path[-1], level.parent, axis=1)
     )
     path.append(length + jnp.repeat(above, level.tokens.shape[2], axis=1))
     generated += jnp.sum(level.sampled)

@@ -64,7 +64,9 @@ def dump_rollouts(
             node=r,
             parent=parent,
             text=read[number].texts[i][r],
-            tokens=int(level.mask[i].reshape(-1, level.mask.shape[-1])[r].sum()),
+            tokens=int(
+              level.mask[i].reshape(-1, level.mask.shape[-1])[r].sum()
+            ),
             scores=_known(level.scores, i, r),
             rewards=rewards,
             advantage=None

@@ -25,7 +25,14 @@ LABELS = {
   "greedy/exact": "exact descriptions, greedy",
   "tokens_per_answer": "tokens per answer",
 }
-_SHARES = ("accuracy", "exact", "tag_rate", "pass@", "avg@", "truncated")
+_SHARES = (
+  "accuracy",
+  "exact",
+  "tags",
+  "pass_at_",
+  "majority_at_",
+  "truncated",
+)
 
 Figures = Mapping[str, SupportsFloat | None]
 

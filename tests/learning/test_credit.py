@@ -43,9 +43,7 @@ def make_tree(seed, scores=None, finished=None):
       "likelihood": rng.normal(size=(B, 1, N)),
     }
   levels = (
-    make_level(
-      rng, 1, N, np.zeros((B, 1)), kept[:, None], scores, finished
-    ),
+    make_level(rng, 1, N, np.zeros((B, 1)), kept[:, None], scores, finished),
     make_level(rng, K, F, parent, scores={"likelihood": np.zeros((B, K, F))}),
   )
   correct = rng.integers(0, 2, (B, K, F)).astype(np.float32)
@@ -223,7 +221,9 @@ def test_nan_abstains_and_leaves_the_others_as_if_it_were_not_there():
   correct = np.array(rewards["think"]["correct"])
   correct[0] = [[1, 0], [np.nan, 1], [0, np.nan]]
   adv, _, metrics = run(
-    levels, {"think": {"correct": jnp.asarray(correct)}}, Term("think", "correct")
+    levels,
+    {"think": {"correct": jnp.asarray(correct)}},
+    Term("think", "correct"),
   )
   z = zscore([1, 0, 1, 0])
   want = [[z[0], z[1]], [0, z[2]], [z[3], 0]]
@@ -313,9 +313,9 @@ def test_trust_scales_the_mi_term_by_its_record(auc, share):
   terms = (MIRL[0], Term("see", "likelihood", 0.1))
   free = run(levels, rewards, MIRL[0], memory=memory)[0][0]
   rest = run(levels, rewards, terms[1])[0][0]
-  adv = run(
-    levels, rewards, *terms, guards=Guards(trust=True), memory=memory
-  )[0][0]
+  adv = run(levels, rewards, *terms, guards=Guards(trust=True), memory=memory)[
+    0
+  ][0]
   np.testing.assert_allclose(adv, share * free + rest, atol=CLOSE)
 
 

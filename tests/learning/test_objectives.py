@@ -71,9 +71,7 @@ def batch(seed, shape=(2, 3, 5), scale=0.3):
   length = rng.integers(0, shape[-1] + 1, shape[:2])
   mask = np.arange(shape[-1]) < length[..., None]
   advantage = rng.normal(size=shape[:2])
-  arrays = (
-    jnp.asarray(x, jnp.float32) for x in (logprob, old, advantage)
-  )
+  arrays = (jnp.asarray(x, jnp.float32) for x in (logprob, old, advantage))
   return *arrays, jnp.asarray(mask)
 
 

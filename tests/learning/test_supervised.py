@@ -90,9 +90,7 @@ def make(examples, processor, seed=0, **changes):
   sizes = DemonstrationSizes(
     **{**{f: getattr(SIZES, f) for f in SIZES.__dataclass_fields__}, **changes}
   )
-  return demonstrations(
-    examples, processor, sizes, np.random.default_rng(seed)
-  )
+  return demonstrations(examples, processor, sizes, np.random.default_rng(seed))
 
 
 def test_response_text_is_the_tagged_format():
@@ -166,10 +164,14 @@ def test_blank_share(processor):
 
 
 def test_what_cannot_be_demonstrated_is_an_error(processor):
-  with pytest.raises(ValueError, match="'q0' needs .* sft.response_length is 5"):
+  with pytest.raises(
+    ValueError, match="'q0' needs .* sft.response_length is 5"
+  ):
     make([example()], processor, response=5)
   for missing in ("description", "answer"):
-    with pytest.raises(ValueError, match="'q0' has no description or no answer"):
+    with pytest.raises(
+      ValueError, match="'q0' has no description or no answer"
+    ):
       make([example(**{missing: ""})], processor)
 
 

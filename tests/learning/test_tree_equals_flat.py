@@ -77,8 +77,7 @@ def flat_loss(scores, tree, fixed, loss, stages, reduction):
       n = int(length[b, r])
       new = logprobs[i][b, r, :n]
       old, importance = (
-        torch.tensor(x[i][b, r, :n])
-        for x in (fixed.old, fixed.importance)
+        torch.tensor(x[i][b, r, :n]) for x in (fixed.old, fixed.importance)
       )
       adv = float(fixed.advantage[i][b, r])
       ratio = torch.exp(new - old)
@@ -92,11 +91,15 @@ def flat_loss(scores, tree, fixed, loss, stages, reduction):
       if stage.name in loss.kl:
         reference = torch.tensor(fixed.reference[i][b, r, :n])
         log_r = reference - new
-        value = value + loss.kl[stage.name] * {
-          "k1": -log_r,
-          "k2": log_r**2 / 2,
-          "k3": torch.exp(log_r) - 1 - log_r,
-        }[loss.kl_kind]
+        value = (
+          value
+          + loss.kl[stage.name]
+          * {
+            "k1": -log_r,
+            "k2": log_r**2 / 2,
+            "k3": torch.exp(log_r) - 1 - log_r,
+          }[loss.kl_kind]
+        )
       share = {
         "token": 1 / tokens_of_batch,
         "sequence": 1 / n / int((length > 0).sum()),
@@ -140,9 +143,9 @@ class Case:
 
     self.score = jit(score)
     self.pull = jit(
-      lambda p, tree, paths, ct: jax.vjp(
-        lambda p: score(p, tree, paths), p
-      )[1](ct)[0]
+      lambda p, tree, paths, ct: jax.vjp(lambda p: score(p, tree, paths), p)[1](
+        ct
+      )[0]
     )
 
   def flat_side(self, params, tree, paths, fixed, reduction):
@@ -274,7 +277,9 @@ def test_masked_garbage_changes_nothing(case, random_tree, paths_of):
       noise = jnp.asarray(rng.integers(0, vocab, x.shape), x.dtype)
     else:
       noise = jnp.asarray(rng.normal(0, 50, x.shape), x.dtype)
-    return jnp.where(keep.reshape(*keep.shape, *[1] * (x.ndim - keep.ndim)), x, noise)
+    return jnp.where(
+      keep.reshape(*keep.shape, *[1] * (x.ndim - keep.ndim)), x, noise
+    )
 
   p = tree.prompts
   prompts = p.replace(
@@ -293,7 +298,9 @@ def test_masked_garbage_changes_nothing(case, random_tree, paths_of):
   other = dataclasses.replace(
     fixed,
     old=[dirty(x, m) for x, m in zip(fixed.old, masks, strict=True)],
-    reference=[dirty(x, m) for x, m in zip(fixed.reference, masks, strict=True)],
+    reference=[
+      dirty(x, m) for x, m in zip(fixed.reference, masks, strict=True)
+    ],
     importance=[
       dirty(x, m) for x, m in zip(fixed.importance, masks, strict=True)
     ],
@@ -312,10 +319,14 @@ def test_forced_tokens_are_read_but_not_paid(case, random_tree, paths_of):
   params = random_params(this.config, 6)
   fixed = this.fixed(params, tree, paths_of(tree), 6, "token")
   level = tree.levels[0]
-  forced = np.argwhere(np.asarray(level.mask & ~level.sampled & level.kept[..., None]))
+  forced = np.argwhere(
+    np.asarray(level.mask & ~level.sampled & level.kept[..., None])
+  )
   assert len(forced), "choose a seed with a truncated parent"
   at = tuple(forced[0])
-  other = level.replace(tokens=level.tokens.at[at].set((level.tokens[at] + 1) % 50))
+  other = level.replace(
+    tokens=level.tokens.at[at].set((level.tokens[at] + 1) % 50)
+  )
   (_, before), _ = this.tree_side(params, tree, fixed)
   (_, after), _ = this.tree_side(
     params, tree.replace(levels=(other, tree.levels[1])), fixed

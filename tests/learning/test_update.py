@@ -44,9 +44,7 @@ def tree(small, params, random_tree, quick_jit):
   )
   levels = tuple(
     level.replace(
-      logprobs=jnp.where(
-        level.sampled, lp.reshape(level.sampled.shape), 0.0
-      )
+      logprobs=jnp.where(level.sampled, lp.reshape(level.sampled.shape), 0.0)
     )
     for level, lp in zip(tree.levels, logprobs, strict=True)
   )
@@ -137,9 +135,7 @@ def near(got, want):
     np.testing.assert_allclose(g, w, atol=1e-3 * scale + 3e-5)
 
 
-def test_one_update_and_its_metrics(
-  build, grads_of, params, tree, rewards
-):
+def test_one_update_and_its_metrics(build, grads_of, params, tree, rewards):
   run, start = build(Loss())
   state, metrics, advantages = run(start(params), tree, rewards)
   want, memory, _ = credit.compute(
@@ -208,9 +204,7 @@ def test_updates_raise_the_logprob_of_a_rewarded_node(
   before = nodes(params)
   state = start(params)
   for _ in range(4):
-    state, metrics, _ = run(
-      state, tree, {"see": {}, "think": {"correct": one}}
-    )
+    state, metrics, _ = run(state, tree, {"see": {}, "think": {"correct": one}})
   gain = nodes(state.params) - before
   assert (gain[:, 2] > 0.1).all()  # the rewarded node, of every question
   assert (gain[:, 2] > gain[:, [0, 1, 3]].max(axis=1)).all()
@@ -234,9 +228,7 @@ def test_a_non_finite_gradient_skips_the_step(build, params, tree, rewards):
   assert not np.isfinite(metrics["grad_norm"])
 
 
-def test_minibatches_are_steps_one_after_another(
-  build, params, tree, rewards
-):
+def test_minibatches_are_steps_one_after_another(build, params, tree, rewards):
   """Equal to two updates on interleaved halves, the second one off policy."""
   loss = Loss(Clip(0.02, 0.02), "sequence", minibatches=2)
   terms = (Term("see", "mi"), Term("think", "correct"))
@@ -291,9 +283,7 @@ def test_importance_weights_are_truncated(
   assert float(importance[0].max()) == pytest.approx(1.2)
   near(
     moved(state, params, 0.05),
-    grads_of(
-      params, tree, advantages, logprobs_of(tree), importance
-    ),
+    grads_of(params, tree, advantages, logprobs_of(tree), importance),
   )
   plain, start = build(Loss(old_logprob="recomputed"))
   other, _, _ = plain(start(params), noisy, rewards)
@@ -330,9 +320,7 @@ def test_kl_pulls_towards_the_states_reference(
 
 
 def test_entropy_bonus_raises_entropy(build, params, tree, rewards):
-  run, start = build(
-    Loss(entropy=0.5), 0.02, (Term("think", "correct", 1e-9),)
-  )
+  run, start = build(Loss(entropy=0.5), 0.02, (Term("think", "correct", 1e-9),))
   state, found = start(params), []
   for _ in range(4):
     state, metrics, _ = run(state, tree, rewards)

@@ -29,13 +29,17 @@ def levels_of(program, rng, mi):
       kept = np.zeros((2, rows), bool)
       kept[np.arange(2)[:, None], parent] = True
       above = levels[-1]
-      levels[-1] = above.replace(kept=jnp.asarray(kept.reshape(above.kept.shape)))
+      levels[-1] = above.replace(
+        kept=jnp.asarray(kept.reshape(above.kept.shape))
+      )
     shape = (2, k, stage.fanout)
     real = jnp.asarray(np.arange(6) < rng.integers(1, 7, (*shape, 1)))
     scores = {}
     if mi is not None and mi.stage == stage.name:
       names = ("mi", "clean", "prior")
-      scores = {n: jnp.asarray(rng.normal(size=shape), jnp.float32) for n in names}
+      scores = {
+        n: jnp.asarray(rng.normal(size=shape), jnp.float32) for n in names
+      }
     levels.append(
       Level(
         tokens=jnp.zeros((*shape, 6), jnp.int32),

@@ -76,7 +76,9 @@ def loop_collectives(text: str) -> tuple[int, list[str]]:
     seen.add(name)
     todo += re.findall(r"%([\w.\-]+)", named[name])
   lines = [
-    line for name in seen for line in named[name].splitlines()
+    line
+    for name in seen
+    for line in named[name].splitlines()
     if COLLECTIVE.search(line)
   ]
   return len(roots) // 2, lines

@@ -1,0 +1,244 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from mirl_jax import build
+from mirl_jax import testing_runs as runs
+from mirl_jax.data.example import Example
+from mirl_jax.data.pipeline import Quarantine
+from mirl_jax.data.source import BadRow, Mapped
+from mirl_jax.information.estimators import MI
+from mirl_jax.learning.optimizer import make_optimizer
+from mirl_jax.learning.state import new_state
+from mirl_jax.runs.config_files import write_config
+from mirl_jax.worlds.dials import BROKEN
+
+
+@pytest.fixture
+def config():
+  return runs.small_config()
+
+
+@pytest.fixture(scope="module")
+def policy():
+  return build.make_policy(runs.small_config())
+
+
+@pytest.fixture(scope="module")
+def examples():
+  source = build.make_source(runs.small_config(), "train")
+  return list(build.first_examples(source, 3))
+
+
+def test_the_embedded_model_is_the_policy_by_default(config, tmp_path):
+  assert build.policy_path(config).name == "tiny"
+  config.policy.path = str(tmp_path)
+  assert build.policy_path(config) == str(tmp_path)
+
+
+def test_the_dials_of_the_config_are_the_worlds(config):
+  assert build.make_dials(config) == BROKEN
+  config.world.prior = 0.25
+  assert build.make_dials(config).prior == 0.25
+
+
+def test_the_splits_of_the_world_share_no_picture(config):
+  train = build.first_examples(build.make_source(config, "train"), 20)
+  test = build.first_examples(build.make_source(config, "test"), 20)
+  bits = [{np.asarray(e.images[0]).tobytes() for e in s} for s in (train, test)]
+  assert not bits[0] & bits[1]
+
+
+def batcher(policy, mi=None, seed=0):
+  return build.Batcher(policy, (32, 48, 96), (36, 144), mi, seed)
+
+
+def test_prompts_are_padded_to_the_smallest_bucket(policy, examples):
+  batch = batcher(policy).prompts(examples)
+  longest = max(len(policy.processor.encode(e).tokens) for e in examples)
+  bucket = min(size for size in (32, 48, 96) if size >= longest)
+  assert batch.tokens.shape == (3, bucket)
+  assert batch.patches.shape[:2] == (3, 36)
+  assert batcher(policy).views(examples) is None
+
+
+def views(policy, examples, seed=0, **fields):
+  found = batcher(policy, MI(**fields), seed).views(examples)
+  assert found is not None
+  return jax.device_get(found)
+
+
+def test_views_stand_in_for_the_image(policy, examples):
+  clean = jax.device_get(batcher(policy).prompts(examples))
+  image = policy.config.image_token
+  removed = views(policy, examples, view="removed")
+  assert removed.tokens.shape[:2] == (1, 3)
+  assert not (removed.tokens == image).any()
+  blank = views(policy, examples, view="blank")
+  np.testing.assert_array_equal(blank.tokens[0], clean.tokens)
+  assert not np.array_equal(blank.patches[0], clean.patches)
+  other = views(policy, examples, view="other", views=2)
+  for m in range(2):
+    for i in range(3):
+      j = (i + m + 1) % 3
+      np.testing.assert_array_equal(other.patches[m, i], clean.patches[j])
+      real = clean.mask[j].sum()
+      np.testing.assert_array_equal(
+        other.tokens[m, i, :real], clean.tokens[j, :real]
+      )
+  same = views(policy, examples, view="other_same_question")
+  np.testing.assert_array_equal(same.patches[0], np.roll(clean.patches, -1, 0))
+  for i in range(3):
+    real = clean.mask[i].sum()
+    np.testing.assert_array_equal(
+      same.tokens[0, i, :real], clean.tokens[i, :real]
+    )
+
+
+def test_masks_depend_on_the_rate_and_the_seed(policy, examples):
+  def masked(seed, rate, count=1):
+    return views(
+      policy, examples, seed, view="masked", mask_rate=rate, views=count
+    ).patches
+
+  np.testing.assert_array_equal(masked(0, 0.5), masked(0, 0.5))
+  assert not np.array_equal(masked(0, 0.5), masked(1, 0.5))
+  assert not np.array_equal(masked(0, 0.5), masked(0, 0.2))
+  two = masked(0, 0.5, 2)
+  assert not np.array_equal(two[0], two[1])
+
+
+def test_other_pictures_need_a_batch_of_more(policy, examples):
+  with pytest.raises(ValueError, match=r"raise train\.questions"):
+    views(policy, examples[:2], view="other", views=2)
+
+
+@pytest.mark.parametrize("sizes", [(), (64, 48), (48, 48), (0, 4), ("a",)])
+def test_buckets_grow(config, policy, sizes):
+  config.data.patch_buckets = sizes
+  with pytest.raises(ValueError, match=r"data\.patch_buckets"):
+    build.make_batcher(config, policy, None)
+
+
+def test_stages_that_the_program_lacks_are_named(config):
+  for section, build_it in (
+    ("mi", build.make_mi),
+    ("loss", build.make_loss),
+    ("credit", build.make_terms),
+  ):
+    wrong = runs.small_config()
+    with wrong.unlocked():
+      if section == "mi":
+        wrong.mi.stage = "se"
+      elif section == "loss":
+        wrong.loss.kl.se = 0.1
+      else:
+        wrong.credit.se = {}
+    with pytest.raises(ValueError, match="no stage 'se'.*describe, reason"):
+      build_it(wrong)
+    build_it(config)
+
+
+def test_every_field_of_the_loss_reaches_it(config):
+  values = {
+    "ratio": "sequence",
+    "reduction": "sequence",
+    "kl_kind": "k1",
+    "old_logprob": "recomputed",
+    "remat": True,
+  }
+  start = build.make_loss(config)
+  for name in config.loss:
+    before = config.loss[name]
+    if name == "kl":
+      config.loss.kl.describe = config.loss.kl.describe + 0.5
+    else:
+      config.loss[name] = values.get(name, 3)
+    assert build.make_loss(config) != start, name
+    if name == "kl":
+      config.loss.kl.describe = config.loss.kl.describe - 0.5
+    else:
+      config.loss[name] = before
+  assert build.make_loss(config) == start
+
+
+def test_every_field_of_mi_reaches_it(config):
+  values = {
+    "stage": "reason",
+    "view": "masked",
+    "reduction": "sum",
+    "scorer": "ema",
+  }
+  config.mi.view = "other"
+  start = build.make_mi(config)
+  assert set(config.mi) == {f.name for f in dataclasses.fields(MI)}
+  for name in config.mi:
+    before = config.mi[name]
+    config.mi[name] = values.get(name, 3)
+    assert build.make_mi(config) != start, name
+    config.mi[name] = before
+
+
+def test_a_state_lies_where_the_rules_say(config, policy):
+  params = build.load_policy_params(config, policy)
+  state = build.place_state(
+    new_state(params, make_optimizer(config.optimizer.to_dict(), 3), True, True),
+    policy,
+  )
+  shapes = build.abstract(state)
+  assert jax.tree.structure(shapes) == jax.tree.structure(state)
+  for tree in (state.params, state.reference, state.ema):
+    for x, sharding in zip(
+      jax.tree.leaves(tree), jax.tree.leaves(policy.shardings), strict=True
+    ):
+      assert x.sharding == sharding
+  # The copies are copies: the update gives the originals away.
+  pointers = [
+    {x.unsafe_buffer_pointer() for x in jax.tree.leaves(tree)}
+    for tree in (state.params, state.reference, state.ema)
+  ]
+  assert not pointers[0] & pointers[1]
+  assert not pointers[1] & pointers[2]
+
+
+def test_bad_rows_are_left_out_and_quarantined(config, tmp_path):
+  def odd_is_bad(example):
+    if int(example.id[2:]) % 2:
+      raise BadRow(example.id, "odd")
+    return example
+
+  source = [
+    dataclasses.replace(e, id=f"x-{i}")
+    for i, e in enumerate(
+      build.first_examples(build.make_source(config, "test"), 6)
+    )
+  ]
+  path = tmp_path / "quarantine.jsonl"
+  found = list(
+    build.first_examples(Mapped(source, odd_is_bad), 2, Quarantine(path))
+  )
+  assert [e.id for e in found] == ["x-0", "x-2"]
+  assert path.read_text().count("odd") == 1  # x-1; x-3 was never needed
+
+
+def test_nothing_held_out_is_said(config, policy, tmp_path, monkeypatch):
+  def bad(example):
+    raise BadRow(example.id, "all are")
+
+  rows = [Example(id=x, question="?", answer="1") for x in "ab"]
+  monkeypatch.setattr(build, "make_source", lambda *a: Mapped(rows, bad))
+  with pytest.raises(ValueError, match="none of the 2 rows held out"):
+    build.held_out(config, policy, 4, str(tmp_path))
+
+
+def test_a_run_may_go_on_with_more_steps_only(config, tmp_path):
+  write_config(tmp_path, config)
+  longer = runs.small_config("--config.train.steps=99", "--config.train.keep=5")
+  build.check_same_run(longer, str(tmp_path), "train", "train")
+  other = runs.small_config("--config.optimizer.lr=1.0")
+  with pytest.raises(ValueError, match=r"optimizer\.lr: .* -> 1\.0"):
+    build.check_same_run(other, str(tmp_path), "train", "train")
+  with pytest.raises(ValueError, match="--mode=sft, not of --mode=train"):
+    build.check_same_run(config, str(tmp_path), "sft", "train")
