@@ -64,6 +64,16 @@ METHODS = (
   *BASELINES,
 )
 
+LABELS = {
+  "mirl": "MIRL 10/6x1 (default)",
+  "mirl_paper": "MIRL 10/6x2 (paper's shape)",
+  "random_keep": "default, random keep",
+  "oracle_keep": "default, oracle keep",
+  "grpo_6": "GRPO, groups of 6",
+  "grpo_8": "GRPO, groups of 8",
+  "grpo_16": "GRPO, groups of 16",
+}
+
 
 def tokens_per_step(config: ConfigDict, folder: Path) -> float:
   """Generated tokens of one step at the start, from a run of two steps."""
@@ -209,33 +219,42 @@ def figure(result: dict[str, Any], path: Path) -> None:
 
   table = result["methods"]
   names = list(table)
-  fig, axis = plt.subplots(figsize=(8, 3.6))
-  for offset, how, colour in (
-    (-0.18, "sampled", "#2a6f97"),
-    (0.18, "greedy", "#e09f3e"),
-  ):
+  fig, axis = plt.subplots(figsize=(8, 3.4))
+  for how, colour in (("sampled", "#2a6f97"), ("greedy", "#d17b0f")):
     cells = [table[n][f"{how}_accuracy"] for n in names]
-    axis.barh(
-      [i + offset for i in range(len(names))],
-      [c["mean"] for c in cells],
-      0.34,
-      xerr=[c["half_width"] or 0 for c in cells],
-      label=how,
+    axis.errorbar(
+      [100 * c["mean"] for c in cells],
+      range(len(names)),
+      xerr=[100 * (c["half_width"] or 0) for c in cells],
+      fmt="o",
+      markersize=6,
+      capsize=3,
       color=colour,
-      error_kw={"elinewidth": 1, "ecolor": "#333"},
+      label=how,
     )
-  for how, style in (("sampled", ":"), ("greedy", "--")):
-    start = np.mean(result["start"][how]["accuracy"])
-    axis.axvline(start, color="#777", linestyle=style, linewidth=1)
-    axis.text(start, -0.72, f"start, {how}", fontsize=7, ha="center")
-  axis.set_yticks(range(len(names)), names)
+    start = 100 * result["start"][how]["accuracy"]
+    axis.axvline(start, color=colour, linestyle=":", linewidth=1.2)
+    axis.annotate(
+      f"start, {how}",
+      (start, -0.75),
+      color=colour,
+      fontsize=8,
+      ha="center",
+      annotation_clip=False,
+    )
+  axis.set_yticks(range(len(names)), [LABELS.get(n, n) for n in names])
   axis.invert_yaxis()
+  axis.grid(axis="x", color="#ddd", linewidth=0.6)
+  axis.set_axisbelow(True)
   axis.set_xlabel(
-    f"accuracy after {result['tokens']:,} generated tokens"
-    f" ({result['seeds']} seeds, 95 % intervals)"
+    f"accuracy in % after {result['tokens']:,} generated tokens"
+    f" ({result['seeds']} seeds, 95 % intervals over seeds)"
   )
-  axis.legend(frameon=False, loc="lower right")
-  axis.spines[["top", "right"]].set_visible(False)
+  axis.legend(
+    frameon=False, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 1.0)
+  )
+  axis.spines[["top", "right", "left"]].set_visible(False)
+  axis.tick_params(left=False)
   fig.tight_layout()
   fig.savefig(path, dpi=160)
 
@@ -257,17 +276,16 @@ def main(argv: list[str]) -> None:
     "seeds": _SEEDS.value,
     "questions": questions,
     "device": jax.devices()[0].device_kind,
-    "start": start,
+    "start": {
+      how: {
+        metric: round(float(np.mean(start[how][metric])), 4)
+        for metric in ("accuracy", "exact")
+      }
+      for how in start
+    },
     **summarise(rows),
   }
   figure(result, out / "headline.png")
-  result["start"] = {
-    how: {
-      metric: round(float(np.mean(start[how][metric])), 4)
-      for metric in ("accuracy", "exact")
-    }
-    for how in start
-  }
   text = json.dumps(result, indent=1)
   (out / "headline.json").write_text(text + "\n")
   print(text)

@@ -24,9 +24,8 @@ def prompts(mask):
 def level(mask):
   return Level(
     mask=mask,
-    **dict.fromkeys(
-      "tokens sampled logprobs parent finished kept scores".split()
-    ),
+    scores={},
+    **dict.fromkeys("tokens sampled logprobs parent finished kept".split()),
   )
 
 

@@ -227,7 +227,7 @@ def test_nothing_held_out_is_said(config, policy, tmp_path, monkeypatch):
   def bad(example):
     raise BadRow(example.id, "all are")
 
-  rows = [Example(id=x, question="?", answer="1") for x in "ab"]
+  rows = [Example(x, (), "?", "1") for x in "ab"]
   monkeypatch.setattr(build, "make_source", lambda *a: Mapped(rows, bad))
   with pytest.raises(ValueError, match="none of the 2 rows held out"):
     build.held_out(config, policy, 4, str(tmp_path))

@@ -141,7 +141,7 @@ def test_an_evaluation_stops_between_batches(batcher):
 
 
 def test_questions_without_a_group_stand_alone():
-  examples = [*questions(3), *[Example(id="x", question="?", answer="")] * 2]
+  examples = [*questions(3), *[Example("x", (), "?", "")] * 2]
   labels = ev.groups_of(examples)
   assert labels[0] == labels[1] != labels[2]
   assert len(set(labels)) == 4

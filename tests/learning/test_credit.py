@@ -232,7 +232,7 @@ def test_nan_abstains_and_leaves_the_others_as_if_it_were_not_there():
 
 
 def test_a_question_whose_nodes_all_abstain_or_agree_teaches_nothing():
-  levels, rewards = make_tree(6)
+  levels, _ = make_tree(6)
   correct = np.zeros((B, K, F), np.float32)
   correct[0] = np.nan
   correct[1] = 1

@@ -1,0 +1,116 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from mirl_jax import build, inspection
+from mirl_jax import testing_runs as runs
+from mirl_jax.learning.optimizer import make_optimizer
+from mirl_jax.learning.state import new_state
+from mirl_jax.runs.checkpoints import Checkpoints
+from mirl_jax.runs.rollouts import read_rollouts, rollout_steps
+
+# As many questions as a training batch of the small run has: one compilation.
+FLAGS = ("--config.train.dump_questions=4",)
+
+
+def config(*overrides):
+  return runs.small_config(*FLAGS, *overrides)
+
+
+def checkpoint(workdir, step, mode="train", scale=0.0, **copies):
+  """Saves a state whose parameters are the start's, scaled."""
+  policy = build.make_policy(config())
+  params = build.load_policy_params(config(), policy)
+  params = jax.tree.map(lambda x: x * scale, params)
+  state = new_state(
+    params,
+    make_optimizer(config().optimizer.to_dict(), 6),
+    reference=copies.get("reference", False),
+    ema=copies.get("ema", False),
+  )
+  Checkpoints(workdir, 2).save(step, state, {"mode": mode})
+
+
+def test_eval_without_a_checkpoint_is_of_the_start(tmp_path, capsys):
+  assert inspection.eval(config(), str(tmp_path / "new")) == 0
+  record = json.loads((tmp_path / "new" / "eval.json").read_text())
+  assert record["step"] is None
+  assert record["questions"] == 8
+  assert 0 <= record["eval/greedy/accuracy"] <= 1
+  assert record["eval/greedy/tags"] > 0.5  # it was warmed up
+  out = capsys.readouterr().out
+  assert "the start policy on 8 questions" in out
+  assert "eval/sampled/pass@2" in out
+  # Looking leaves nothing that a training run would take for its own.
+  assert {f.name for f in (tmp_path / "new").iterdir()} == {"eval.json"}
+
+
+@pytest.mark.parametrize("mode", ["train", "sft"])
+def test_eval_is_of_the_last_checkpoint(tmp_path, capsys, mode):
+  checkpoint(tmp_path, 2, mode, scale=1.0)
+  checkpoint(tmp_path, 5, mode, scale=0.0)
+  assert inspection.eval(config(), str(tmp_path)) == 0
+  record = json.loads((tmp_path / "eval.json").read_text())
+  assert record["step"] == 5
+  # Weights of zero write no tags.
+  assert record["eval/greedy/tags"] == 0
+  assert record["eval/sampled/tags"] == 0
+  assert "step 5 on 8 questions" in capsys.readouterr().out
+
+
+def test_truncated_sampling_is_for_evaluation(tmp_path):
+  """In training it is refused; here it makes sampling greedy."""
+  one = ("--config.program.describe.top_k=1", "--config.program.reason.top_k=1")
+  assert inspection.eval(config(*one), str(tmp_path)) == 0
+  record = json.loads((tmp_path / "eval.json").read_text())
+  assert record["eval/sampled/accuracy"] == record["eval/greedy/accuracy"]
+
+
+def test_roles_are_what_their_names_say(tmp_path):
+  policy = build.make_policy(config())
+  ema = config("--config.mi.scorer=ema")
+  checkpoint(tmp_path, 3, scale=0.0, ema=True)
+  roles, step = inspection.load_roles(ema, str(tmp_path), policy)
+  assert step == 3
+  start = build.load_policy_params(config(), policy)
+
+  def size(tree):
+    return sum(float(np.abs(x).sum()) for x in jax.tree.leaves(tree))
+
+  assert size(roles["policy"]) == size(roles["ema"]) == 0
+  assert size(roles["reference"]) == size(start) > 0
+
+
+def test_sample_shows_trees_and_leaves_the_dumps_of_training(tmp_path, capsys):
+  dumped = tmp_path / "rollouts" / "0.jsonl"
+  dumped.parent.mkdir()
+  dumped.write_text("of training\n")
+  assert inspection.sample(config(), str(tmp_path)) == 0
+  out = capsys.readouterr().out
+  assert out.count("right") + out.count("wrong") >= 4 * 2
+  assert "<description>" in out
+  assert dumped.read_text() == "of training\n"
+  samples = tmp_path / "samples"
+  assert rollout_steps(samples) == [0]
+  nodes = read_rollouts(samples, 0)
+  counts = {
+    stage: sum(n.stage == stage for n in nodes)
+    for stage in ("prompt", "describe", "reason")
+  }
+  assert counts == {"prompt": 4, "describe": 16, "reason": 8}
+  assert all(n.advantage is None for n in nodes)
+  assert sum(bool(n.kept) for n in nodes if n.stage == "describe") == 8
+
+
+def test_report_is_made_of_what_a_run_left(tmp_path, capsys):
+  assert inspection.sample(config(), str(tmp_path)) == 0
+  (tmp_path / "metrics.jsonl").write_text(
+    '{"step": 0, "eval/greedy/accuracy": 0.5}\n{"step": 1, "grad_norm": 1.0}\n'
+  )
+  capsys.readouterr()
+  assert inspection.report(config(), str(tmp_path)) == 0
+  path = tmp_path / "report.html"
+  assert str(path) in capsys.readouterr().out
+  assert "grad_norm" in path.read_text()
