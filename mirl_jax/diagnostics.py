@@ -50,8 +50,9 @@ def warnings(
   error = metrics.get("eval/greedy/exact_se", 0.0)
   if exact is not None and exact < start.exact - max(0.03, 2 * error):
     found["warn/exact"] = (
-      f"greedy descriptions are exact in {exact:.3f} of cases, {start.exact:.3f}"
-      " before training: the description reward pays for something else"
+      f"greedy descriptions are exact in {exact:.3f} of cases,"
+      f" {start.exact:.3f} before training: the description reward pays for"
+      " something else"
     )
   return found
 

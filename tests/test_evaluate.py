@@ -116,10 +116,10 @@ def test_figures_are_means_with_errors_clustered_by_group(batcher):
   sums = np.array([1.5 - 1.2, 0.5 - 1.2, 1 - 0.6])
   error = np.sqrt(3 / 2 * (sums**2).sum()) / 5
   assert out["eval/scripted/accuracy_se"] == pytest.approx(error)
-  assert out["eval/scripted/pass@2"] == pytest.approx(0.8)
+  assert out["eval/scripted/pass_at_2"] == pytest.approx(0.8)
   assert out["eval/scripted/tags"] == pytest.approx(0.9)
   assert out["eval/scripted/truncated"] == 0.0
-  assert "eval/scripted/majority@2" in out
+  assert "eval/scripted/majority_at_2" in out
   assert "eval/scripted/exact" not in out  # no checker is known
 
 

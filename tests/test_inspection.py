@@ -42,7 +42,7 @@ def test_eval_without_a_checkpoint_is_of_the_start(tmp_path, capsys):
   assert record["eval/greedy/tags"] > 0.5  # it was warmed up
   out = capsys.readouterr().out
   assert "the start policy on 8 questions" in out
-  assert "eval/sampled/pass@2" in out
+  assert "eval/sampled/pass_at_2" in out
   # Looking leaves nothing that a training run would take for its own.
   assert {f.name for f in (tmp_path / "new").iterdir()} == {"eval.json"}
 

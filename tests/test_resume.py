@@ -130,7 +130,9 @@ def test_killed_and_stopped_processes_resume_to_the_same_bits(tmp_path):
   for step in (2, 4):
     started = runs.spawn(workdir, *runs.SMALL)
     metrics = workdir / "metrics.jsonl"
-    assert runs.wait_for(started, lambda s=step: metrics.exists() and logged(s))
+    assert runs.wait_for(
+      started, lambda m=metrics, s=step: m.exists() and logged(s)
+    )
     time.sleep(rng.uniform(0, 0.3))
     started.kill()
     started.communicate()

@@ -102,13 +102,16 @@ def score_tree(
 
 @dataclass(frozen=True)
 class Fixed:
-  """Per-level constants of the loss: everything but the policy."""
+  """Per-level constants of the loss: everything but the policy.
 
-  advantage: list[jax.Array]  # [B, R]
-  weight: list[jax.Array]  # [B, R, T]
-  old: list[jax.Array]  # [B, R, T]
-  importance: list[jax.Array]  # [B, R, T]
-  reference: list[jax.Array] | None  # [B, R, T]
+  The arrays may be JAX's or numpy's, or specs of them.
+  """
+
+  advantage: list[Any]  # [B, R]
+  weight: list[Any]  # [B, R, T]
+  old: list[Any]  # [B, R, T]
+  importance: list[Any]  # [B, R, T]
+  reference: list[Any] | None  # [B, R, T]
 
 
 jax.tree_util.register_dataclass(
