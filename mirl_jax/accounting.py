@@ -73,7 +73,7 @@ def no_contrast(row: Mapping[str, float]) -> bool:
   So where the nodes of every question had the same correctness, or where all
   advantages are zero.
   """
-  flat = [v for k, v in row.items() if k.startswith("skipped/no_contrast/")]
+  flat = [v for k, v in row.items() if k.startswith("no_contrast/")]
   size = [v for k, v in row.items() if k.startswith("advantage/abs/")]
   return any(share >= 1.0 for share in flat) or not any(size)
 

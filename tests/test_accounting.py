@@ -70,8 +70,8 @@ def test_scored_tokens_are_those_of_every_pass(
 @pytest.mark.parametrize(
   ("row", "nothing"),
   [
-    ({"skipped/no_contrast/a": 1.0, "advantage/abs/a": 0.5}, True),
-    ({"skipped/no_contrast/a": 0.9, "advantage/abs/a": 0.5}, False),
+    ({"no_contrast/a": 1.0, "advantage/abs/a": 0.5}, True),
+    ({"no_contrast/a": 0.9, "advantage/abs/a": 0.5}, False),
     ({"advantage/abs/a": 0.0, "advantage/abs/b": 0.0}, True),
     ({"advantage/abs/a": 0.0, "advantage/abs/b": 0.1}, False),
   ],

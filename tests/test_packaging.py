@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import runpy
 import shutil
@@ -240,7 +241,11 @@ def test_notebook_runs(tmp_path):
   script = tmp_path / "notebook.py"
   script.write_text("\n\n".join(code_cells()), "utf-8")
   run = subprocess.run(
-    [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True
+    [sys.executable, str(script)],
+    cwd=tmp_path,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
   )
   assert run.returncode == 0, run.stderr
   assert "report of" in run.stdout

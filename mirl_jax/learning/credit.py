@@ -258,7 +258,7 @@ def compute(
       # Questions whose nodes all agree: nothing to learn from this term.
       off = centre(value, valid, "question", False)
       flat_rows = jnp.max(jnp.abs(off), axis=(1, 2)) <= _NO_SPREAD
-      metrics[f"skipped/no_contrast/{term.stage}"] = jnp.mean(flat_rows)
+      metrics[f"no_contrast/{term.stage}"] = jnp.mean(flat_rows)
   memory, learned = _learn(levels, names, rewards, memory, auc_decay)
   return advantages, memory, {**metrics, **learned}
 

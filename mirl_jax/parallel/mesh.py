@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
@@ -64,7 +64,11 @@ def make_mesh(text: str = "data:-1", devices: Any = None) -> Mesh:
   )
 
 
-def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
+def spec(
+  axes: tuple[str | None, ...],
+  shape: tuple[int, ...],
+  mesh: Mesh | AbstractMesh,
+) -> P:
   """Where a parameter with these logical axes lies.
 
   Raises:

@@ -242,7 +242,7 @@ def test_a_question_whose_nodes_all_abstain_or_agree_teaches_nothing():
   )
   np.testing.assert_array_equal(adv[1][:2], 0)
   assert np.abs(np.asarray(adv[1][2])).max() > 1
-  assert metrics["skipped/no_contrast/think"] == pytest.approx(2 / 3)
+  assert metrics["no_contrast/think"] == pytest.approx(2 / 3)
 
 
 def test_length_cap_gives_overlong_nodes_the_questions_lowest_mi():
