@@ -113,4 +113,4 @@ def test_report_is_made_of_what_a_run_left(tmp_path, capsys):
   assert inspection.report(config(), str(tmp_path)) == 0
   path = tmp_path / "report.html"
   assert str(path) in capsys.readouterr().out
-  assert "grad_norm" in path.read_text()
+  assert "Gradient norm" in path.read_text()

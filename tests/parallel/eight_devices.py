@@ -84,6 +84,17 @@ def loop_collectives(text: str) -> tuple[int, list[str]]:
   return len(roots) // 2, lines
 
 
+def control() -> list[str]:
+  """What the check finds in a loop that does wait for all devices."""
+  mesh = make_mesh("data:8")
+
+  def run(x):
+    return jax.lax.while_loop(lambda x: jnp.any(x < 9), lambda x: x + 1, x)
+
+  x = jax.device_put(jnp.arange(8), batch_sharding(mesh))
+  return loop_collectives(jax.jit(run).lower(x).compile().as_text())[1]
+
+
 class Side:
   """Everything on one mesh."""
 
@@ -159,6 +170,7 @@ def main() -> None:
   )
   grads, trained = one.gradient(tree, fixed), one.train(tree, rewards)
   report = {
+    "control": len(control()),
     "sampled": sum(int(m.sum()) for m in masks),
     "lengths": sorted({int(n) for m in masks for n in m.sum(-1).ravel()}),
     "moved": worst(trained, jax.device_get(one.params)),

@@ -2,6 +2,8 @@
 
 from importlib import resources
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -96,8 +98,11 @@ def test_greedy_text_and_logits_equal_transformers(ours, theirs):
     prompts = policy.processor.prompts(
       [example], len(encoded.tokens), encoded.slots
     )
+    prompts = jax.tree.map(jnp.asarray, prompts)
     level = Nodes(
-      np.array([[response]], np.int32), np.ones((1, 1, len(response)), bool), None
+      jnp.array([[response]], jnp.int32),
+      jnp.ones((1, 1, len(response)), bool),
+      None,
     )
     hidden = tree_hidden(params, policy.config, prompts, (level,))[0]
     mine = np.asarray(head_logits(params["text"], hidden))[0, 0]
