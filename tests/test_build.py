@@ -186,7 +186,9 @@ def test_every_field_of_mi_reaches_it(config):
 def test_a_state_lies_where_the_rules_say(config, policy):
   params = build.load_policy_params(config, policy)
   state = build.place_state(
-    new_state(params, make_optimizer(config.optimizer.to_dict(), 3), True, True),
+    new_state(
+      params, make_optimizer(config.optimizer.to_dict(), 3), True, True
+    ),
     policy,
   )
   shapes = build.abstract(state)

@@ -103,9 +103,7 @@ def test_from_scratch_makes_a_model_of_its_own(tmp_path, monkeypatch, stop_at):
   assert small(tmp_path, fresh) == 0
   assert base == {f.name: f.read_bytes() for f in (tmp_path / "base").iterdir()}
   path = tmp_path / "model"
-  policy = build.make_policy(
-    runs.small_config(f"--config.policy.path={path}")
-  )
+  policy = build.make_policy(runs.small_config(f"--config.policy.path={path}"))
   # Random weights, not those of the embedded model.
   first = read_metrics(tmp_path)[0]
   assert first["sft/nll"] > 0.8 * np.log(policy.config.text.vocab)

@@ -82,7 +82,7 @@ def test_the_directory_is_small():
 def test_greedy_text_and_logits_equal_transformers(ours, theirs):
   import torch
 
-  config, policy, params, examples = ours
+  _config, policy, params, examples = ours
   ids, texts = greedy(ours)
   for example, response, text in zip(examples, ids, texts, strict=True):
     assert text.startswith("<description>")

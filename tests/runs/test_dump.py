@@ -15,7 +15,10 @@ NAMES = ("see", "think")
 def example(number):
   picture = np.full((4, 4, 3), number, np.uint8)
   return Example(
-    id=f"q{number}", question=f"How many {number}?", answer="7", images=(picture,)
+    id=f"q{number}",
+    question=f"How many {number}?",
+    answer="7",
+    images=(picture,),
   )
 
 
@@ -42,7 +45,9 @@ def batch():
   )
   levels[0].scores["mi"][1, 0, 1] = np.nan  # abstains
   texts = [
-    [[f"<description>{i}{r}</description>" for r in range(3)] for i in range(2)],
+    [
+      [f"<description>{i}{r}</description>" for r in range(3)] for i in range(2)
+    ],
     [[f"<answer>{6 + r % 2}</answer>" for r in range(4)] for _ in range(2)],
   ]
   nan = np.nan
