@@ -24,6 +24,7 @@ from mirl_jax.learning.objectives import Clip
 from mirl_jax.learning.update import Loss
 from mirl_jax.parallel.mesh import (
   batch_sharding,
+  check_heads,
   data_shards,
   make_mesh,
   param_shardings,
@@ -95,6 +96,8 @@ def make_policy(config: ConfigDict) -> Policy:
     config.policy.max_pixels or None,
   )
   vlm = processor.config
+  heads = {"text": vlm.text.heads, "vision": vlm.vision.heads}
+  check_heads(mesh, heads)
   shardings = param_shardings(abstract_params(vlm), logical_axes(vlm), mesh)
   return Policy(processor, vlm, mesh, shardings, DTYPES[config.policy.dtype])
 

@@ -7,14 +7,14 @@
       two reasonings for each: 12 complete trajectories instead of 16
       description advantage (all 10): s less its mean over the 10, in nats
       reasoning advantage: z-score of correctness over the 12
-      clipped policy gradient; 3 · KL(π || π0) on description tokens
+      clipped policy gradient; 3 · k3(π, π0) on description tokens
 
 Source: arXiv 2605.01520, abstract: 10 pre-samples, top-6, 25 % fewer complete
 trajectories than 16 (two forks are inferred from that), decoupled rewards.
 The estimator is ours, and so are two guards, without which MI as the only
-reward of descriptions collapses: a KL to the frozen reference matched to a
-reward in nats (the optimum is guided decoding of strength 1/3), and a
-plausibility cut.
+reward of descriptions collapses: a KL to the frozen reference, weighted to
+match a reward in nats, and a plausibility cut. The KL is k3, whose gradient on
+policy is that of KL(π0 || π).
 """
 
 from typing import Any

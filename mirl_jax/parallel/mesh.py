@@ -1,6 +1,7 @@
 """The device mesh and the rules that place arrays on it."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -84,6 +85,25 @@ def spec(
     )
     placed.append(axis if fits else None)
   return P(*placed)
+
+
+def check_heads(mesh: Mesh | AbstractMesh, heads: Mapping[str, int]) -> None:
+  """Refuses a tensor axis that would cut a head in two.
+
+  Args:
+    mesh: of the run.
+    heads: number of heads by the name of what has them.
+
+  Raises:
+    ValueError: naming the heads that the axis does not divide.
+  """
+  size = mesh.shape["tensor"]
+  for name, count in heads.items():
+    if count % size:
+      raise ValueError(
+        f"mesh: tensor:{size} does not divide the {count} {name} heads; choose"
+        " a divisor"
+      )
 
 
 def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:

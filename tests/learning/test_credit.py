@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import jit
 
-from mirl_jax.learning import credit, regression
+from mirl_jax.learning import credit
 from mirl_jax.learning.credit import Guards, Term, centre, compute
 from mirl_jax.rollout.tree import Level
 
@@ -451,35 +451,6 @@ def test_regression_learns_what_descriptions_predict():
     r2.append(float(metrics["baseline/r2"]))
   assert abs(r2[0]) < 1e-6
   assert r2[-1] > 0.5
-
-
-def test_regression_forgets():
-  fit = regression.empty(2)
-  x = jnp.asarray(np.random.default_rng(0).normal(size=(20, 2)), jnp.float32)
-  ok = jnp.ones(20, bool)
-  for _ in range(40):
-    fit = regression.update(fit, x, x[:, 0], ok)
-  for _ in range(40):
-    fit = regression.update(fit, x, -x[:, 0], ok)
-  got = regression.predict(fit, jnp.eye(2))
-  # The old sign has faded to .9**40 = .015; the ridge shrinks the rest.
-  np.testing.assert_allclose(got, [-1, 0], atol=0.15)
-
-
-def test_regression_ignores_invalid_rows():
-  rng = np.random.default_rng(1)
-  x = rng.normal(size=(6, 2)).astype(np.float32)
-  y = rng.normal(size=6).astype(np.float32)
-  ok = np.array([1, 1, 0, 1, 0, 1], bool)
-  whole = regression.update(
-    regression.empty(2), *(jnp.asarray(a) for a in (x[ok], y[ok], ok[ok]))
-  )
-  x[~ok], y[~ok] = np.nan, np.inf
-  holes = regression.update(
-    regression.empty(2), *(jnp.asarray(a) for a in (x, y, ok))
-  )
-  np.testing.assert_allclose(holes.gram, whole.gram, atol=CLOSE)
-  np.testing.assert_allclose(holes.moment, whole.moment, atol=CLOSE)
 
 
 def test_compute_is_pure_and_traceable():

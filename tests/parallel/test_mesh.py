@@ -7,6 +7,7 @@ from jax.sharding import PartitionSpec as P
 from mirl_jax.parallel.mesh import (
   AXES,
   batch_sharding,
+  check_heads,
   data_shards,
   make_mesh,
   param_shardings,
@@ -102,3 +103,10 @@ def test_every_parameter_is_placed_and_kernels_are_cut():
     name = jax.tree_util.keystr(path)
     if "kernel" in name or "embedding" in name:
       assert ways >= 4, name
+
+
+def test_a_tensor_axis_must_divide_the_heads():
+  mesh = AbstractMesh((1, 1, 4), AXES)
+  check_heads(mesh, {"text": 28, "vision": 16})
+  with pytest.raises(ValueError, match="tensor:4 does not divide the 6 text"):
+    check_heads(mesh, {"vision": 4, "text": 6})

@@ -4,6 +4,8 @@ from importlib import resources
 
 import jax
 import jax.numpy as jnp
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -83,8 +85,7 @@ def test_greedy_text_and_logits_equal_transformers(ours, theirs):
   import torch
 
   _config, policy, params, examples = ours
-  ids, texts = greedy(ours)
-  for example, response, text in zip(examples, ids, texts, strict=True):
+  for example, response, text in zip(examples, *greedy(ours), strict=True):
     assert text.startswith("<description>")
     with torch.no_grad():
       generated = theirs.generate(
@@ -99,11 +100,9 @@ def test_greedy_text_and_logits_equal_transformers(ours, theirs):
       [example], len(encoded.tokens), encoded.slots
     )
     prompts = jax.tree.map(jnp.asarray, prompts)
-    level = Nodes(
-      jnp.array([[response]], jnp.int32),
-      jnp.ones((1, 1, len(response)), bool),
-      None,
-    )
+    prompts = jax.tree.map(jnp.asarray, prompts)
+    ids = jnp.asarray([[response]], jnp.int32)
+    level = Nodes(ids, jnp.ones(ids.shape, bool), None)
     hidden = tree_hidden(params, policy.config, prompts, (level,))[0]
     mine = np.asarray(head_logits(params["text"], hidden))[0, 0]
     # The state before each response token predicts it.
