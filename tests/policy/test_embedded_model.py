@@ -4,8 +4,6 @@ from importlib import resources
 
 import jax
 import jax.numpy as jnp
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
