@@ -75,8 +75,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
   # 30 x 30 pixels become 48 x 48: each of the nine cells is one visual token.
   "shapes": {
     "describe_tokens": 48,
-    "reason_tokens": 64,
-    "response_length": 104,
+    "reason_tokens": 136,
+    "response_length": 176,
     "min_pixels": 48 * 48,
   },
   # 400 x 100 pixels become 192 x 48: a box is 3 x 3 visual tokens. The rows

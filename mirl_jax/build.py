@@ -25,7 +25,6 @@ from mirl_jax.learning.update import Loss
 from mirl_jax.parallel.mesh import (
   batch_sharding,
   check_heads,
-  data_shards,
   make_mesh,
   param_shardings,
   replicated,
@@ -39,19 +38,9 @@ from mirl_jax.policy.weights import load_params
 from mirl_jax.rollout import program as programs
 from mirl_jax.rollout.program import samples
 from mirl_jax.rollout.stop import Stop, compile_stop
-from mirl_jax.runs.config_files import differing_fields, load_config
 from mirl_jax.worlds.dials import Dials, dials_from_dict
 from mirl_jax.worlds.source import WorldSource
 
-# A run may be continued with other values of these.
-_MAY_CHANGE = (
-  "train.steps",
-  "train.keep",
-  "train.dump",
-  "sft.log_every",
-  "sft.save_every",
-)
-_SHOWN_FIELDS = 5
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -392,46 +381,3 @@ def held_out(
       f" {Path(workdir) / 'quarantine.jsonl'} says why"
     )
   return found
-
-
-def check_same_run(
-  config: ConfigDict, workdir: str, saved_mode: str, mode: str
-) -> None:
-  """Refuses to continue a run of another mode or config.
-
-  Raises:
-    ValueError: naming the mode, or the fields that differ.
-  """
-  if saved_mode != mode:
-    raise ValueError(
-      f"{workdir} holds a run of --mode={saved_mode}, not of --mode={mode};"
-      " use another --workdir"
-    )
-  differing = [
-    field
-    for field in differing_fields(load_config(workdir), config)
-    if not field.startswith(_MAY_CHANGE)
-  ]
-  if differing:
-    shown = ", ".join(differing[:_SHOWN_FIELDS])
-    more = len(differing) - _SHOWN_FIELDS
-    raise ValueError(
-      f"{workdir} holds a run with another config; these fields differ:"
-      f" {shown}{f', and {more} more' if more > 0 else ''}. Use another"
-      " --workdir, or the same values"
-    )
-
-
-def check_batch(config: ConfigDict, policy: Policy) -> None:
-  """Refuses a number of questions that the mesh cannot share out.
-
-  Raises:
-    ValueError: naming the numbers that would do.
-  """
-  shards = data_shards(policy.mesh)
-  questions = config.train.questions
-  if questions < 1 or questions % shards:
-    raise ValueError(
-      f"train.questions={questions}: give a multiple of {shards}, the shards"
-      " of the data axes"
-    )

@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mirl_jax import build
+from mirl_jax.checks import check_same_run
 from mirl_jax.data.folder import demonstrated
 from mirl_jax.data.pipeline import batches
 from mirl_jax.data.source import Mapped
@@ -172,7 +173,7 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     config.policy.path = str(base)
   if resumed is not None:
     meta |= checkpoints.meta(resumed)
-    build.check_same_run(config, workdir, meta["mode"], "sft")
+    check_same_run(config, workdir, meta["mode"], "sft")
   policy = build.make_policy(config)
   optimizer = make_optimizer(optimizer_values(config), c.steps)
   update = jax.jit(

@@ -15,12 +15,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mirl_jax import accounting, build, diagnostics
+from mirl_jax.checks import check_batch, check_same_run
 from mirl_jax.data.pipeline import batches
 from mirl_jax.evaluate import Stopped, evaluate, host_oracle, make_strategies
 from mirl_jax.learning import credit
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state
 from mirl_jax.learning.update import build_update
+from mirl_jax.parallel.mesh import data_shards
 from mirl_jax.rewards.assess import assess
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import complete_trajectories, samples
@@ -63,11 +65,11 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
   }
   if resumed is not None:
     meta |= checkpoints.meta(resumed)
-    build.check_same_run(config, workdir, meta["mode"], "train")
+    check_same_run(config, workdir, meta["mode"], "train")
 
   # Set up: policy, data, programs.
   policy = build.make_policy(config)
-  build.check_batch(config, policy)
+  check_batch(config, data_shards(policy.mesh))
   program = build.make_program(config, training=True)
   stages = samples(program)
   names = tuple(stage.name for stage in stages)

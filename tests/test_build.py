@@ -12,7 +12,6 @@ from mirl_jax.data.source import BadRow, Mapped
 from mirl_jax.information.estimators import MI
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state
-from mirl_jax.runs.config_files import write_config
 from mirl_jax.worlds.dials import BROKEN
 
 
@@ -235,14 +234,3 @@ def test_nothing_held_out_is_said(config, policy, tmp_path, monkeypatch):
   monkeypatch.setattr(build, "make_source", lambda *a: Mapped(rows, bad))
   with pytest.raises(ValueError, match="none of the 2 rows held out"):
     build.held_out(config, policy, 4, str(tmp_path))
-
-
-def test_a_run_may_go_on_with_more_steps_only(config, tmp_path):
-  write_config(tmp_path, config)
-  longer = runs.small_config("--config.train.steps=99", "--config.train.keep=5")
-  build.check_same_run(longer, str(tmp_path), "train", "train")
-  other = runs.small_config("--config.optimizer.lr=1.0")
-  with pytest.raises(ValueError, match=r"optimizer\.lr: .* -> 1\.0"):
-    build.check_same_run(other, str(tmp_path), "train", "train")
-  with pytest.raises(ValueError, match="--mode=sft, not of --mode=train"):
-    build.check_same_run(config, str(tmp_path), "sft", "train")
