@@ -158,7 +158,9 @@ def test_logic_forms_are_answered_step_by_step(form, truth, reasoning):
   short = []
   for step in steps:
     name, *marks = step.split()
-    cells = [c for c, m in zip(marks[::2], marks[1::2]) if m == "yes"]
+    cells = [
+      c for c, m in zip(marks[::2], marks[1::2], strict=False) if m == "yes"
+    ]
     assert set(marks[1::2]) <= {"yes", "no"}
     short.append(" ".join([name, *(cells or ["none"])]))
   assert ", ".join([*short, last]) == reasoning
