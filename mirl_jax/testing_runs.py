@@ -54,7 +54,7 @@ def spawn(workdir: Path, *flags: str) -> subprocess.Popen[str]:
 def wait_for(
   process: subprocess.Popen[str],
   happened: Callable[[], bool],
-  timeout: float = 120.0,
+  timeout: float = 600.0,
 ) -> bool:
   """Waits until something is so; False if the process ended before.
 

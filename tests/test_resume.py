@@ -110,7 +110,7 @@ def test_killed_and_stopped_processes_resume_to_the_same_bits(tmp_path):
   rng = random.Random(0)
   undisturbed, workdir = tmp_path / "undisturbed", tmp_path / "killed"
   process = runs.spawn(undisturbed, *runs.SMALL)
-  out, err = process.communicate(timeout=300)
+  out, err = process.communicate(timeout=600)
   assert process.returncode == 0, err
   assert "sampled accuracy" in out
 
@@ -142,13 +142,13 @@ def test_killed_and_stopped_processes_resume_to_the_same_bits(tmp_path):
   metrics = workdir / "metrics.jsonl"
   if runs.wait_for(started, lambda: metrics.stat().st_mtime_ns > before):
     started.terminate()
-  _, err = started.communicate(timeout=120)
+  _, err = started.communicate(timeout=600)
   assert started.returncode in (143, 0), err
   if started.returncode == 143:
     assert "resumable" in err
 
   last = runs.spawn(workdir, *runs.SMALL)
-  _, err = last.communicate(timeout=120)
+  _, err = last.communicate(timeout=600)
   assert last.returncode == 0, err
   assert_same_run(undisturbed, workdir)
 
