@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from mirl_jax.policy.abstract import abstract_params
 from mirl_jax.policy.configs import TextConfig, VisionConfig, VLMConfig
+from mirl_jax.policy.families import qwen2_5_vl, qwen3_vl
 from mirl_jax.policy.forward import Nodes
 from mirl_jax.policy.images import ImageSettings, patch_places, unit_slots
 from mirl_jax.policy.inputs import Prompts
@@ -36,19 +37,51 @@ def tiny_config(
   temporal_patch: int = 1,
 ) -> VLMConfig:
   """A Qwen2.5-VL of about 60 thousand parameters and 64 ids."""
+  vision = qwen2_5_vl.Vision(
+    depth=depth,
+    width=32,
+    heads=2,
+    mlp=48,
+    out_width=48,
+    patch=2,
+    temporal_patch=temporal_patch,
+    merge=2,
+    window=8,
+    full_blocks=full_blocks,
+  )
+  return _around(qwen2_5_vl.MODEL_TYPE, vision, layers, tied)
+
+
+def tiny_qwen3(
+  tied: bool = False,
+  depth: int = 3,
+  deep_blocks: tuple[int, ...] = (0, 2),
+  layers: int = 3,
+  temporal_patch: int = 1,
+) -> VLMConfig:
+  """A Qwen3-VL of the same order of size, with the same 64 ids."""
+  vision = qwen3_vl.Vision(
+    depth=depth,
+    width=32,
+    heads=2,
+    mlp=48,
+    out_width=48,
+    patch=2,
+    temporal_patch=temporal_patch,
+    merge=2,
+    positions=25,
+    deep_blocks=deep_blocks,
+  )
+  family = {"mrope_interleaved": True, "qkv_bias": False, "qk_norm": True}
+  return _around(qwen3_vl.MODEL_TYPE, vision, layers, tied, **family)
+
+
+def _around(
+  name: str, vision: VisionConfig, layers: int, tied: bool, **family: Any
+) -> VLMConfig:
   return VLMConfig(
-    vision=VisionConfig(
-      depth=depth,
-      width=32,
-      heads=2,
-      mlp=48,
-      out_width=48,
-      patch=2,
-      temporal_patch=temporal_patch,
-      merge=2,
-      window=8,
-      full_blocks=full_blocks,
-    ),
+    family=name,
+    vision=vision,
     text=TextConfig(
       vocab=64,
       width=48,
@@ -58,9 +91,11 @@ def tiny_config(
       head_dim=12,
       mlp=64,
       rope_theta=100.0,
-      mrope_section=(1, 2, 3),
+      # Interleaved, time takes what the others leave.
+      mrope_section=(2, 2, 2) if family else (1, 2, 3),
       rms_eps=1e-6,
       tied=tied,
+      **family,
     ),
     image_token=58,
     video_token=59,
@@ -143,7 +178,7 @@ def random_prompts(
     patch=vision.patch,
     temporal_patch=vision.temporal_patch,
     merge=merge,
-    window_units=vision.window // vision.patch // merge,
+    window_units=vision.window_units,
     min_pixels=1,
     max_pixels=1 << 20,
     mean=(0.5,) * 3,

@@ -77,12 +77,13 @@ def flat_logits(
 ) -> Float[Array, "b p v"]:
   """Logits after every token of independent sequences, densely computed."""
   text = config.text
-  x = embed_prompts(params, config, prompts, jnp.float32)
+  x, deep = embed_prompts(params, config, prompts, jnp.float32)
   angles = text_angles(
     prompts.positions,
     text.mrope_section,
     text.head_dim,
     text.rope_theta,
+    text.mrope_interleaved,
   )
   length = x.shape[1]
   mask = jnp.tril(jnp.ones((length, length), bool)) & prompts.mask[:, None]
@@ -96,6 +97,8 @@ def flat_logits(
   for i in range(text.layers):
     layer = jax.tree.map(lambda p, i=i: p[i], params["text"]["blocks"])
     x = TextBlock(text).apply({"params": layer}, x, angles, read)
+    if i < len(deep):
+      x = x + deep[i]
   return head_logits(params["text"], final_norm(params["text"], text, x))
 
 

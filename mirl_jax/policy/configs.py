@@ -1,13 +1,13 @@
-"""Sizes of a Qwen2.5-VL, read from a Hugging Face config."""
+"""Sizes of a vision-language model; families read them from config.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VisionConfig:
-  """The vision tower: windowed and full attention blocks, then a merger."""
+  """What every vision tower has; a family adds its own fields."""
 
   depth: int
   width: int
@@ -17,8 +17,6 @@ class VisionConfig:
   patch: int
   temporal_patch: int
   merge: int
-  window: int
-  full_blocks: tuple[int, ...]
   channels: int = 3
 
   @property
@@ -31,15 +29,27 @@ class VisionConfig:
     return self.merge**2
 
   @property
+  def window_units(self) -> int:
+    """Side of an attention window in merge units; 1 without windows."""
+    return 1
+
+  @property
   def window_patches(self) -> int:
     """Patch slots of one attention window."""
-    side = self.window // self.patch // self.merge
-    return side**2 * self.merge_unit
+    return self.window_units**2 * self.merge_unit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextConfig:
-  """The decoder: grouped-query attention, SwiGLU, M-RoPE."""
+  """The decoder: grouped-query attention, SwiGLU, M-RoPE.
+
+  Attributes:
+    mrope_section: frequencies that read time, height and width.
+    mrope_interleaved: the three take turns instead of lying in blocks.
+    qkv_bias: whether queries, keys and values have biases.
+    qk_norm: whether each head's query and key are normalised.
+    tied: whether the head is the embedding.
+  """
 
   vocab: int
   width: int
@@ -52,12 +62,20 @@ class TextConfig:
   mrope_section: tuple[int, ...]
   rms_eps: float
   tied: bool
+  mrope_interleaved: bool = False
+  qkv_bias: bool = True
+  qk_norm: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VLMConfig:
-  """A vision tower, a decoder, and the ids that join them."""
+  """A vision tower, a decoder, and the ids that join them.
 
+  Attributes:
+    family: `model_type` of config.json, see `families`.
+  """
+
+  family: str
   vision: VisionConfig
   text: TextConfig
   image_token: int
@@ -81,68 +99,67 @@ class VLMConfig:
     return tuple(sorted(i for i in ids if i is not None))
 
 
-def from_hf(
-  config: Mapping[str, Any], generation: Mapping[str, Any] | None = None
-) -> VLMConfig:
-  """Reads a Qwen2.5-VL `config.json` of either layout (flat or nested).
+def text_section(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The decoder's fields, from a flat or a nested config.json."""
+  return {**config, **config.get("text_config", {})}
+
+
+def read_text(config: Mapping[str, Any], **family: Any) -> TextConfig:
+  """The decoder's sizes.
 
   Args:
     config: parsed `config.json`.
-    generation: parsed `generation_config.json`, for the end tokens.
+    family: fields that the family fixes.
 
   Raises:
-    ValueError: for another architecture or a field that is missing.
+    KeyError: for a field that is missing.
+    ValueError: for a decoder that is not ours.
   """
-  kind = config.get("model_type")
-  if kind != "qwen2_5_vl":
-    raise ValueError(
-      f"model_type {kind!r} is not supported; expected 'qwen2_5_vl'"
-    )
-  text = {**config, **config.get("text_config", {})}
-  vision = config["vision_config"]
+  text = text_section(config)
   rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-  generation = generation or {}
-  try:
-    heads = text["num_attention_heads"]
-    eos = generation.get("eos_token_id", text.get("eos_token_id"))
-    eos = tuple(eos) if isinstance(eos, list) else (eos,)
-    pad = generation.get("pad_token_id", text.get("pad_token_id"))
-    return VLMConfig(
-      vision=VisionConfig(
-        depth=vision["depth"],
-        width=vision["hidden_size"],
-        heads=vision["num_heads"],
-        mlp=vision["intermediate_size"],
-        out_width=vision["out_hidden_size"],
-        patch=vision["patch_size"],
-        temporal_patch=vision["temporal_patch_size"],
-        merge=vision["spatial_merge_size"],
-        window=vision["window_size"],
-        full_blocks=tuple(vision["fullatt_block_indexes"]),
-        channels=vision.get("in_channels", vision.get("in_chans", 3)),
-      ),
-      text=TextConfig(
-        vocab=text["vocab_size"],
-        width=text["hidden_size"],
-        layers=text["num_hidden_layers"],
-        heads=heads,
-        kv_heads=text["num_key_value_heads"],
-        head_dim=text["hidden_size"] // heads,
-        mlp=text["intermediate_size"],
-        rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
-        mrope_section=tuple(rope["mrope_section"]),
-        rms_eps=text["rms_norm_eps"],
-        tied=bool(
-          config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
-        ),
-      ),
-      image_token=config["image_token_id"],
-      video_token=config["video_token_id"],
-      vision_start_token=config["vision_start_token_id"],
-      vision_end_token=config["vision_end_token_id"],
-      eos_tokens=eos,
-      pad_token=eos[-1] if pad is None else pad,
-      vision_pad_token=config.get("vision_token_id"),
+  if text.get("hidden_act", "silu") != "silu" or text.get("use_sliding_window"):
+    raise ValueError(
+      "the decoder has another activation than silu, or a sliding window;"
+      " neither is supported"
     )
-  except KeyError as error:
-    raise ValueError(f"config.json lacks the field {error}") from error
+  heads = text["num_attention_heads"]
+  return TextConfig(
+    vocab=text["vocab_size"],
+    width=text["hidden_size"],
+    layers=text["num_hidden_layers"],
+    heads=heads,
+    kv_heads=text["num_key_value_heads"],
+    head_dim=text.get("head_dim") or text["hidden_size"] // heads,
+    mlp=text["intermediate_size"],
+    rope_theta=float(rope.get("rope_theta", text.get("rope_theta", 1e6))),
+    mrope_section=tuple(rope["mrope_section"]),
+    rms_eps=text["rms_norm_eps"],
+    # The outer field decides; the decoder's own is often left at its default.
+    tied=bool(
+      config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    ),
+    **family,
+  )
+
+
+def read_ids(
+  config: Mapping[str, Any], generation: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The special ids of a `VLMConfig`.
+
+  Raises:
+    KeyError: for a field that is missing.
+  """
+  text = text_section(config)
+  eos = generation.get("eos_token_id", text.get("eos_token_id"))
+  eos = tuple(eos) if isinstance(eos, list) else (eos,)
+  pad = generation.get("pad_token_id", text.get("pad_token_id"))
+  return {
+    "image_token": config["image_token_id"],
+    "video_token": config["video_token_id"],
+    "vision_start_token": config["vision_start_token_id"],
+    "vision_end_token": config["vision_end_token_id"],
+    "eos_tokens": eos,
+    "pad_token": eos[-1] if pad is None else pad,
+    "vision_pad_token": config.get("vision_token_id"),
+  }

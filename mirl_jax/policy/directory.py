@@ -10,7 +10,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from mirl_jax.policy.configs import VLMConfig, from_hf
+from mirl_jax.policy.configs import VLMConfig
+from mirl_jax.policy.families import from_hf
 
 PathLike = str | os.PathLike | Traversable
 

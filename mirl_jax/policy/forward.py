@@ -18,6 +18,7 @@ from mirl_jax.policy.attention import (
   segment,
 )
 from mirl_jax.policy.configs import VLMConfig
+from mirl_jax.policy.families import family
 from mirl_jax.policy.inputs import Prompts
 from mirl_jax.policy.rope import text_angles
 from mirl_jax.policy.text import (
@@ -26,7 +27,6 @@ from mirl_jax.policy.text import (
   final_norm,
   head_logits,
 )
-from mirl_jax.policy.vision import encode_images
 
 _MASKED = -1e30
 _UNROLL_UP_TO = 8  # layers; a scan of few small layers costs more than it saves
@@ -61,27 +61,40 @@ class Prefilled(NamedTuple):
   position: Array
 
 
+class Embedded(NamedTuple):
+  """Prompts on their way into the decoder.
+
+  Attributes:
+    tokens: [B, P, D] embeddings, visual tokens at their placeholders.
+    deep: [B, P, D] each, added to the prompt's states after the first layers,
+      one by one; zero at text (DeepStack).
+  """
+
+  tokens: Array
+  deep: tuple[Array, ...] = ()
+
+
 def embed_prompts(
   params: Any,
   config: VLMConfig,
   prompts: Prompts,
   dtype: Any,
   remat: bool = False,
-) -> Float[Array, "b p d"]:
-  """Token embeddings with visual tokens put at their placeholders."""
+) -> Embedded:
+  """Runs the vision tower and puts its features where they belong."""
   x = embed_tokens(params["text"], prompts.tokens, dtype)
   if prompts.patches.shape[1] == 0:
-    return x
-  features = encode_images(
-    params["vision"],
-    config.vision,
-    prompts.patches,
-    prompts.patch_hw,
-    prompts.patch_image,
-    dtype,
-    remat,
+    return Embedded(x)
+  features = family(config).encode_images(
+    params["vision"], config.vision, prompts, dtype, remat
   )
-  return place_features(x, features, prompts.image_slot)
+  return Embedded(
+    place_features(x, features.tokens, prompts.image_slot),
+    tuple(
+      place_features(jnp.zeros_like(x), deep, prompts.image_slot)
+      for deep in features.deep
+    ),
+  )
 
 
 def place_features(
@@ -102,12 +115,19 @@ def _run_blocks(
   x: Array,
   angles: Array,
   read: Callable[[Array, Array, Array], Array],
+  deep: tuple[Array, ...] = (),
   remat: bool = False,
 ) -> tuple[Array, tuple[Array, Array]]:
-  """All blocks; also every layer's keys and values, stacked [L, B, N, h, D]."""
-  block = TextBlock(config.text)
+  """All blocks; also every layer's keys and values, stacked [L, B, N, h, D].
 
-  def body(x: Array, layer: Any):
+  `deep` is added to the first tokens after the first layers.
+  """
+  block = TextBlock(config.text)
+  count, layers = len(deep), config.text.layers
+  if deep:  # the layers after the first add the zeros at the end
+    added = jnp.stack([*deep, jnp.zeros_like(deep[0])])
+
+  def apply(x: Array, layer: Any):
     made: list[tuple[Array, Array]] = []
 
     def read_and_keep(q: Array, k: Array, v: Array) -> Array:
@@ -117,16 +137,29 @@ def _run_blocks(
     x = block.apply({"params": layer}, x, angles, read_and_keep)
     return x, made[0]
 
-  layers = config.text.layers
+  one = jax.checkpoint(apply) if remat else apply
+
+  def body(x: Array, layer: Any):
+    weights, number = layer
+    x, made = one(x, weights)
+    if deep:
+      x = x.at[:, : added.shape[2]].add(added[number])
+    return x, made
+
   unroll = layers if layers <= _UNROLL_UP_TO else 1
-  body = jax.checkpoint(body) if remat else body
-  return jax.lax.scan(body, x, params["text"]["blocks"], unroll=unroll)
+  numbers = jnp.minimum(jnp.arange(layers), count)
+  blocks = (params["text"]["blocks"], numbers)
+  return jax.lax.scan(body, x, blocks, unroll=unroll)
 
 
 def _angles(config: VLMConfig, positions: Array) -> Array:
   text = config.text
   return text_angles(
-    positions, text.mrope_section, text.head_dim, text.rope_theta
+    positions,
+    text.mrope_section,
+    text.head_dim,
+    text.rope_theta,
+    text.mrope_interleaved,
   )
 
 
@@ -145,7 +178,7 @@ def prefill(
   params: Any, config: VLMConfig, prompts: Prompts, dtype: Any = jnp.float32
 ) -> Prefilled:
   """Runs B prompts once and keeps their keys and values."""
-  x = embed_prompts(params, config, prompts, dtype)
+  embedded = embed_prompts(params, config, prompts, dtype)
   causal = causal_mask(prompts.mask[:, None])
 
   def read(q: Array, k: Array, v: Array) -> Array:
@@ -153,7 +186,12 @@ def prefill(
     return attend(q[:, None], (own,))[:, 0]
 
   x, (keys, values) = _run_blocks(
-    params, config, x, _angles(config, prompts.positions), read
+    params,
+    config,
+    embedded.tokens,
+    _angles(config, prompts.positions),
+    read,
+    embedded.deep,
   )
   last = jnp.take_along_axis(x, _last(prompts.mask)[:, None, None], axis=1)
   return Prefilled(
@@ -300,7 +338,7 @@ def tree_hidden(
   levels: tuple[Nodes, ...],
   dtype: Any = jnp.float32,
   remat: bool = False,
-  embedded: Array | None = None,
+  embedded: Embedded | None = None,
 ) -> tuple[Float[Array, "b r t d"], ...]:
   """Normed states that predict every token of every level.
 
@@ -318,10 +356,10 @@ def tree_hidden(
   """
   if embedded is None:
     embedded = embed_prompts(params, config, prompts, dtype, remat)
-  b = embedded.shape[0]
+  b, length, _ = embedded.tokens.shape
   chains = ancestor_indices(levels)
   starts = start_positions(prompts.next_position, levels)
-  xs, positions, sizes = [embedded], [prompts.positions], [embedded.shape[1]]
+  xs, positions, sizes = [embedded.tokens], [prompts.positions], [length]
   for level, start in zip(levels, starts, strict=True):
     _, r, t = level.tokens.shape
     xs.append(
@@ -362,7 +400,7 @@ def tree_hidden(
       outs.append(attend(qs[number + 1], (*above, own)))
     return jnp.concatenate([o.reshape(b, -1, *o.shape[3:]) for o in outs], 1)
 
-  x, _ = _run_blocks(params, config, x, angles, read, remat)
+  x, _ = _run_blocks(params, config, x, angles, read, embedded.deep, remat)
   hidden = split(final_norm(params["text"], config.text, x))
   masks = [prompts.mask[:, None]] + [level.mask for level in levels]
   predictions = []

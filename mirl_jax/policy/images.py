@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,32 @@ class ImageSettings:
     return self.patch * self.merge
 
 
+def _check_limits(low: int, high: int) -> None:
+  for field, value in (("min_pixels", low), ("max_pixels", high)):
+    if value <= 0:
+      raise ValueError(f"{field} {value}: give a number of pixels above 0")
+  if low > high:
+    raise ValueError(
+      f"min_pixels {low} is more than max_pixels {high}; change both"
+    )
+
+
+def with_limits(
+  settings: ImageSettings,
+  min_pixels: int | None = None,
+  max_pixels: int | None = None,
+) -> ImageSettings:
+  """The settings with other pixel limits; None keeps a limit.
+
+  Raises:
+    ValueError: for limits that are not positive or contradict each other.
+  """
+  low = settings.min_pixels if min_pixels is None else min_pixels
+  high = settings.max_pixels if max_pixels is None else max_pixels
+  _check_limits(low, high)
+  return replace(settings, min_pixels=low, max_pixels=high)
+
+
 def read_settings(
   config: Mapping[str, Any], vision: VisionConfig
 ) -> ImageSettings:
@@ -82,13 +108,12 @@ def read_settings(
   if missing:
     raise ValueError(f"preprocessor_config.json lacks {', '.join(missing)}")
   low, high = int(needed["min_pixels"]), int(needed["max_pixels"])
-  if low > high:
-    raise ValueError(f"min_pixels {low} is more than max_pixels {high}")
+  _check_limits(low, high)
   return ImageSettings(
     patch=vision.patch,
     temporal_patch=vision.temporal_patch,
     merge=vision.merge,
-    window_units=vision.window // vision.merge // vision.patch,
+    window_units=vision.window_units,
     min_pixels=low,
     max_pixels=high,
     mean=tuple(map(float, needed["image_mean"])),

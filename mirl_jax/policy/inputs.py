@@ -26,6 +26,7 @@ class Prompts:
       // merge**2) that holds its feature; -1 for text.
     patches: normalised pixels, flattened (channel, time, row, column).
     patch_hw: row and column of each patch in its image's grid.
+    patch_grid: rows and columns of that grid.
     patch_image: 1-based number of the patch's image; 0 marks padding.
     question: 32-bit hash of the question id, the key of its random numbers.
   """
@@ -37,5 +38,6 @@ class Prompts:
   image_slot: Array  # [B, P] int32
   patches: Array  # [B, V, patch_dim] float32
   patch_hw: Array  # [B, V, 2] int32
+  patch_grid: Array  # [B, V, 2] int32
   patch_image: Array  # [B, V] int32
   question: Array  # [B] uint32

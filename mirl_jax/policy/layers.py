@@ -5,6 +5,7 @@ axes. Parameters are float32; activations take the caller's dtype.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,15 +49,21 @@ class Dense(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """Root-mean-square normalisation in float32 (Zhang & Sennrich 2019)."""
+  """Root-mean-square normalisation in float32 (Zhang & Sennrich 2019).
+
+  Attributes:
+    eps: added to the mean square.
+    axis: logical name of the axis.
+  """
 
   eps: float
+  axis: str | None = "embed"
 
   @nn.compact
   def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     scale = self.param(
       "scale",
-      nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",)),
+      nn.with_logical_partitioning(nn.initializers.ones_init(), (self.axis,)),
       (x.shape[-1],),
     )
     x32 = x.astype(jnp.float32)
@@ -64,6 +71,27 @@ class RMSNorm(nn.Module):
       jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps
     )
     return x32.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class LayerNorm(nn.Module):
+  """Layer normalisation in float32 (arXiv 1607.06450)."""
+
+  eps: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    def vector(name: str, init: Any) -> Array:
+      init = nn.with_logical_partitioning(init, ("embed",))
+      return self.param(name, init, (x.shape[-1],))
+
+    scale = vector("scale", nn.initializers.ones_init())
+    bias = vector("bias", nn.initializers.zeros_init())
+    x32 = x.astype(jnp.float32)
+    x32 = x32 - jnp.mean(x32, axis=-1, keepdims=True)
+    x32 = x32 * jax.lax.rsqrt(
+      jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps
+    )
+    return (x32 * scale + bias).astype(x.dtype)
 
 
 class SwiGLU(nn.Module):
@@ -80,3 +108,22 @@ class SwiGLU(nn.Module):
     up = Dense(self.hidden, wide, self.bias, name="up")(x)
     down = Dense(width, ("mlp", "embed"), self.bias, name="down")
     return down(jax.nn.silu(gate) * up)
+
+
+def init_module(module: nn.Module, key: jax.Array, *args: Any) -> Any:
+  """Random parameters of a module, boxed with their logical axes."""
+  return module.init(key, *args)["params"]
+
+
+def init_stack(
+  module: nn.Module, depth: int, key: jax.Array, *args: Any
+) -> Any:
+  """As `init_module` for equal modules, on a leading `layers` axis."""
+  boxed = jax.vmap(lambda k: init_module(module, k, *args))(
+    jax.random.split(key, depth)
+  )
+  return jax.tree.map(
+    lambda box: box.add_axis(0, {nn.PARTITION_NAME: "layers"}),
+    boxed,
+    is_leaf=lambda box: isinstance(box, nn.Partitioned),
+  )

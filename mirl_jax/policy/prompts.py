@@ -146,11 +146,15 @@ def collate(
   b, m = len(encoded), vision.merge_unit
   patches = np.zeros((b, patch_slots // m, m, vision.patch_dim), np.float32)
   places = np.zeros((b, patch_slots // m, m, 2), np.int32)
+  grids = np.zeros((b, patch_slots // m, m, 2), np.int32)
   numbers = np.zeros((b, patch_slots // m, m), np.int32)
   for i, e in enumerate(encoded):
     patches[i, e.unit_slots] = e.patches
     places[i, e.unit_slots] = e.patch_hw
     numbers[i, e.unit_slots] = e.patch_image[:, None]
+    for number in np.unique(e.patch_image):
+      units = e.patch_image == number
+      grids[i, e.unit_slots[units]] = e.patch_hw[units].max((0, 1)) + 1
   lengths = np.array([len(e.tokens) for e in encoded])
   return Prompts(
     tokens=_pad(
@@ -167,6 +171,7 @@ def collate(
     ),
     patches=patches.reshape(b, patch_slots, vision.patch_dim),
     patch_hw=places.reshape(b, patch_slots, 2),
+    patch_grid=grids.reshape(b, patch_slots, 2),
     patch_image=numbers.reshape(b, patch_slots),
     question=np.array([e.question for e in encoded], np.uint32),
   )

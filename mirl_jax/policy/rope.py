@@ -5,11 +5,30 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 
+def frequency_axes(
+  sections: tuple[int, ...], interleaved: bool
+) -> Int[np.ndarray, " half"]:
+  """Which of time, height and width (0, 1, 2) each frequency reads.
+
+  Args:
+    sections: frequencies of each axis, in order.
+    interleaved: the axes take turns (t h w t h w …) and time takes what the
+      others leave, as in Qwen3-VL; else each has one block.
+  """
+  if not interleaved:
+    return np.repeat(np.arange(3), sections)
+  axes = np.zeros(sum(sections), np.int64)
+  for axis in (1, 2):
+    axes[axis : 3 * sections[axis] : 3] = axis
+  return axes
+
+
 def text_angles(
   positions: Int[Array, "b 3 *n"],
   sections: tuple[int, ...],
   head_dim: int,
   theta: float,
+  interleaved: bool = False,
 ) -> Float[Array, "b *n half"]:
   """Angles of M-RoPE: each frequency reads one of three position axes.
 
@@ -20,10 +39,11 @@ def text_angles(
     sections: how many frequencies read each axis; sums to head_dim / 2.
     head_dim: size of one head.
     theta: base of the frequencies.
+    interleaved: as in `frequency_axes`.
   """
   inverse = theta ** (-np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
-  axis = np.repeat(np.arange(3), sections)
-  chosen = jnp.moveaxis(positions, 1, -1)[..., axis]
+  axes = frequency_axes(sections, interleaved)
+  chosen = jnp.moveaxis(positions, 1, -1)[..., axes]
   return chosen.astype(jnp.float32) * inverse
 
 

@@ -1,4 +1,4 @@
-"""The decoder of Qwen2.5-VL as one block and the head.
+"""The decoder of all families: its block, embedding and head.
 
 How a token attends (inside of a tree, or one step of decoding) is the
 caller's: a block takes a function from queries, keys and values to outputs.
@@ -7,12 +7,19 @@ caller's: a block takes a function from queries, keys and values to outputs.
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from mirl_jax.policy.configs import TextConfig
-from mirl_jax.policy.layers import Dense, RMSNorm, SwiGLU
+from mirl_jax.policy.layers import (
+  Dense,
+  RMSNorm,
+  SwiGLU,
+  init_module,
+  init_stack,
+)
 from mirl_jax.policy.rope import rotate
 
 # (query [B, N, H, D], key [B, N, h, D], value [B, N, h, D]) -> [B, N, H, D]
@@ -29,11 +36,14 @@ class TextAttention(nn.Module):
 
     def project(name: str, heads: int) -> Array:
       axes = ("embed", "heads" if name == "q" else "kv_heads")
-      out = Dense(heads * c.head_dim, axes, name=name)(x)
+      out = Dense(heads * c.head_dim, axes, c.qkv_bias, name=name)(x)
       return out.reshape(b, n, heads, c.head_dim)
 
-    q = rotate(project("q", c.heads), angles)
-    k = rotate(project("k", c.kv_heads), angles)
+    def normed(name: str, x: Array) -> Array:
+      return RMSNorm(c.rms_eps, None, name=name)(x) if c.qk_norm else x
+
+    q = rotate(normed("q_norm", project("q", c.heads)), angles)
+    k = rotate(normed("k_norm", project("k", c.kv_heads)), angles)
     v = project("v", c.kv_heads)
     out = attend(q, k, v).reshape(b, n, -1)
     return Dense(c.width, ("heads", "embed"), bias=False, name="o")(out)
@@ -75,3 +85,44 @@ def head_logits(params: dict, hidden: Array) -> Array:
   else:
     kernel = params["embed"]["embedding"].astype(hidden.dtype).T
   return jnp.dot(hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def init_decoder(config: TextConfig, keys: jax.Array) -> dict[str, Any]:
+  """Random parameters with logical axes, from four keys."""
+  normal = nn.initializers.normal(0.02)
+  x = jnp.zeros((1, 1, config.width))
+  angles = jnp.zeros((1, 1, config.head_dim // 2))
+  block, norm = TextBlock(config), RMSNorm(config.rms_eps)
+  table = normal(keys[1], (config.vocab, config.width))
+  decoder = {
+    "embed": {"embedding": nn.Partitioned(table, ("vocab", "embed"))},
+    "blocks": init_stack(
+      block, config.layers, keys[0], x, angles, lambda q, k, v: q
+    ),
+    "norm": init_module(norm, keys[2], x),
+  }
+  if not config.tied:
+    head = normal(keys[3], (config.width, config.vocab))
+    decoder["head"] = {"kernel": nn.Partitioned(head, ("embed", "vocab"))}
+  return decoder
+
+
+def decoder_names(prefix: str) -> dict[str, str]:
+  """Our modules -> Hugging Face's, whose decoder lies under `prefix`."""
+  layer = f"{prefix}.layers.{{}}"
+  attention = {
+    name: f"{layer}.self_attn.{name}_proj" for name in ("q", "k", "v", "o")
+  }
+  attention |= {
+    name: f"{layer}.self_attn.{name}" for name in ("q_norm", "k_norm")
+  }
+  mlp = {name: f"{layer}.mlp.{name}_proj" for name in ("gate", "up", "down")}
+  return {
+    "text/embed": f"{prefix}.embed_tokens",
+    "text/norm": f"{prefix}.norm",
+    "text/head": "lm_head",
+    "text/blocks/norm1": f"{layer}.input_layernorm",
+    "text/blocks/norm2": f"{layer}.post_attention_layernorm",
+    **{f"text/blocks/attn/{ours}": name for ours, name in attention.items()},
+    **{f"text/blocks/mlp/{ours}": name for ours, name in mlp.items()},
+  }

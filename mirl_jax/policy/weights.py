@@ -27,39 +27,18 @@ from mirl_jax.policy.directory import (
   read_json,
   write_json,
 )
+from mirl_jax.policy.families import family
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_HEAD, _EMBED = "lm_head.weight", "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
 _NAMED = 8  # tensors named per kind of fault; the rest are counted
-
-# Ours -> theirs, {} being the layer.
-_NAMES = {
-  "vision/patch_embed/kernel": "visual.patch_embed.proj.weight",
-  "vision/merger/norm/scale": "visual.merger.ln_q.weight",
-  "vision/merger/fc1": "visual.merger.mlp.0",
-  "vision/merger/fc2": "visual.merger.mlp.2",
-  "vision/blocks/norm1/scale": "visual.blocks.{}.norm1.weight",
-  "vision/blocks/norm2/scale": "visual.blocks.{}.norm2.weight",
-  "vision/blocks/attn/qkv": "visual.blocks.{}.attn.qkv",
-  "vision/blocks/attn/proj": "visual.blocks.{}.attn.proj",
-  "vision/blocks/mlp/gate": "visual.blocks.{}.mlp.gate_proj",
-  "vision/blocks/mlp/up": "visual.blocks.{}.mlp.up_proj",
-  "vision/blocks/mlp/down": "visual.blocks.{}.mlp.down_proj",
-  "text/embed/embedding": _EMBED,
-  "text/norm/scale": "model.norm.weight",
-  "text/head/kernel": _HEAD,
-  "text/blocks/norm1/scale": "model.layers.{}.input_layernorm.weight",
-  "text/blocks/norm2/scale": "model.layers.{}.post_attention_layernorm.weight",
-  "text/blocks/attn/q": "model.layers.{}.self_attn.q_proj",
-  "text/blocks/attn/k": "model.layers.{}.self_attn.k_proj",
-  "text/blocks/attn/v": "model.layers.{}.self_attn.v_proj",
-  "text/blocks/attn/o": "model.layers.{}.self_attn.o_proj",
-  "text/blocks/mlp/gate": "model.layers.{}.mlp.gate_proj",
-  "text/blocks/mlp/up": "model.layers.{}.mlp.up_proj",
-  "text/blocks/mlp/down": "model.layers.{}.mlp.down_proj",
+_LEAVES = {
+  "kernel": "weight",
+  "scale": "weight",
+  "embedding": "weight",
+  "bias": "bias",
 }
-_LEAVES = {"kernel": "weight", "bias": "bias"}
 
 
 @dataclass(frozen=True)
@@ -71,16 +50,14 @@ class Row:
     shape: of the leaf.
     names: the tensor, or one per layer.
     tensor_shape: of each tensor.
+    stacked: whether the leaf's leading axis is the layer.
   """
 
   path: str
   shape: tuple[int, ...]
   names: tuple[str, ...]
   tensor_shape: tuple[int, ...]
-
-  @property
-  def stacked(self) -> bool:
-    return "/blocks/" in self.path
+  stacked: bool
 
   def to_ours(self, tensor: np.ndarray) -> np.ndarray:
     """One layer of the leaf from its tensor: kernels are transposed."""
@@ -96,16 +73,13 @@ class Row:
 
 
 def weight_table(config: VLMConfig) -> tuple[Row, ...]:
-  """Every parameter of a Qwen2.5-VL beside its names on the hub."""
-  vision = config.vision
+  """Every parameter beside its names on the hub."""
+  vision, modules = config.vision, family(config).NAMES
   conv = (vision.channels, vision.temporal_patch, vision.patch, vision.patch)
   rows = []
   for path, leaf in flatten_dict(abstract_params(config), sep="/").items():
-    parent, _, kind = path.rpartition("/")
-    if path in _NAMES:
-      name = _NAMES[path]
-    else:
-      name = f"{_NAMES[parent]}.{_LEAVES[kind]}"
+    module, _, kind = path.rpartition("/")
+    name = f"{modules[module]}.{_LEAVES[kind]}"
     stacked = "{}" in name
     shape = tuple(leaf.shape)
     one = shape[1:] if stacked else shape
@@ -115,7 +89,7 @@ def weight_table(config: VLMConfig) -> tuple[Row, ...]:
       one = (one[0], *conv)
     layers = range(shape[0]) if stacked else (0,)
     names = tuple(name.format(i) for i in layers)
-    rows.append(Row(path, shape, names, one))
+    rows.append(Row(path, shape, names, one, stacked))
   return tuple(rows)
 
 
@@ -126,13 +100,8 @@ def expected_tensors(config: VLMConfig) -> dict[str, tuple[int, ...]]:
   }
 
 
-def hub_name(name: str) -> str:
-  """A tensor's hub name, from the hub's layout or transformers' newer one."""
-  if name.startswith("model.visual."):
-    return name.removeprefix("model.")
-  if name.startswith("model.language_model."):
-    return "model." + name.removeprefix("model.language_model.")
-  return name
+def _embedding_name(config: VLMConfig) -> str:
+  return f"{family(config).NAMES['text/embed']}.weight"
 
 
 def _absent(kind: str, names: list[str], others: list[str], label: str) -> str:
@@ -211,7 +180,7 @@ def _open_file(file: Path, stack: contextlib.ExitStack) -> Any:
 
 
 def _open_tensors(
-  folder: Path, stack: contextlib.ExitStack
+  folder: Path, config: VLMConfig, stack: contextlib.ExitStack
 ) -> dict[str, _Tensor]:
   """All tensors of a directory by hub name; nothing but headers is read."""
   if (folder / _SINGLE).is_file():
@@ -243,6 +212,7 @@ def _open_tensors(
       else f"{folder} has no weights: neither {_SINGLE} nor {_INDEX}"
     )
   tensors: dict[str, _Tensor] = {}
+  hub_name = family(config).hub_name
   for tensor in found:
     if hub_name(tensor.name) in tensors:
       raise ValueError(
@@ -269,17 +239,18 @@ def stream_params(
     ValueError: names what is missing, surplus, misshapen or cut short.
   """
   with local_directory(path) as folder, contextlib.ExitStack() as stack:
-    tensors = _open_tensors(folder, stack)
+    tensors = _open_tensors(folder, config, stack)
     shapes = {name: tensor.shape() for name, tensor in tensors.items()}
     check_tensors(shapes, config, str(folder))
+    embed = _embedding_name(config)
     if (
       config.text.tied
       and _HEAD in tensors
-      and not np.array_equal(tensors[_HEAD].read(), tensors[_EMBED].read())
+      and not np.array_equal(tensors[_HEAD].read(), tensors[embed].read())
     ):
       raise ValueError(
         f"{folder}: config.json ties the embeddings, but {_HEAD} differs from "
-        f"{_EMBED}; set tie_word_embeddings to false or remove {_HEAD}"
+        f"{embed}; set tie_word_embeddings to false or remove {_HEAD}"
       )
     for row in weight_table(config):
       leaf = np.empty(row.shape, dtype)

@@ -40,6 +40,7 @@ CONFIGS = {
   ),
   "irregular blocks": tiny.tiny_config(depth=3, full_blocks=(0,)),
 }
+QWEN3 = tiny.tiny_qwen3()
 SHAPE = ((1, 4, 6), (2, 2, 5), (3, 1, 4))
 
 
@@ -52,6 +53,11 @@ def tree_logits(params, prompts, levels, config=CONFIG, remat=False):
 prefill_jit = jax.jit(prefill, static_argnums=1)
 decode_jit = jax.jit(decode_step, static_argnums=1)
 embed_jit = jax.jit(embed_prompts, static_argnums=(1, 3))
+
+
+@pytest.fixture(params=[CONFIG, QWEN3], ids=lambda config: config.family)
+def config(request):
+  return request.param
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +80,12 @@ def real(x, mask):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_tree_equals_independent_sequences(params, seed):
-  prompts = tiny.random_prompts(CONFIG, seed)
+def test_tree_equals_independent_sequences(config, seed):
+  params = tiny.random_params(config)
+  prompts = tiny.random_prompts(config, seed)
   levels = tiny.random_nodes(seed, 3, SHAPE)
-  got = tree_logits(params, prompts, levels)
-  want = flat_node_logits(params, CONFIG, prompts, levels)
+  got = tree_logits(params, prompts, levels, config)
+  want = flat_node_logits(params, config, prompts, levels)
   for g, w, level in zip(got, want, levels, strict=True):
     # Float32 sums in another order; logits are about 1.
     np.testing.assert_allclose(
@@ -86,13 +93,14 @@ def test_tree_equals_independent_sequences(params, seed):
     )
 
 
-def test_tree_gradients_equal_those_of_independent_sequences(params, prompts):
+def test_tree_gradients_equal_those_of_independent_sequences(config):
+  params, prompts = tiny.random_params(config), tiny.random_prompts(config)
   levels = tiny.random_nodes(5, 3, SHAPE[:2])
   rng = np.random.default_rng(0)
   pays = [rng.normal(size=x.tokens.shape) * np.asarray(x.mask) for x in levels]
 
   def tree_loss(params):
-    hidden = tree_hidden(params, CONFIG, prompts, levels)
+    hidden = tree_hidden(params, config, prompts, levels)
     total = 0.0
     for h, level, pay in zip(hidden, levels, pays, strict=True):
       total += jnp.sum(token_logprobs(params, h, level.tokens)[0] * pay)
@@ -115,7 +123,7 @@ def test_tree_gradients_equal_those_of_independent_sequences(params, prompts):
     weights[i, at : at + len(pay)] = pay
 
   def flat_loss(params):
-    logprobs = jax.nn.log_softmax(flat_logits(params, CONFIG, batch))
+    logprobs = jax.nn.log_softmax(flat_logits(params, config, batch))
     chosen = jnp.take_along_axis(
       logprobs[:, :-1], jnp.asarray(batch.tokens)[:, 1:, None], axis=-1
     )
@@ -135,22 +143,23 @@ def test_tree_gradients_equal_those_of_independent_sequences(params, prompts):
   jax.tree_util.tree_map_with_path(same, got[1], want[1])
 
 
-def test_prefill_and_decode_steps_equal_the_tree(params, prompts, levels):
+def test_prefill_and_decode_steps_equal_the_tree(config, levels):
   """Two levels token by token, the second below ragged parents."""
-  want = tree_logits(params, prompts, levels)
-  ready = prefill_jit(params, CONFIG, prompts)
+  params, prompts = tiny.random_params(config), tiny.random_prompts(config)
+  want = tree_logits(params, prompts, levels, config)
+  ready = prefill_jit(params, config, prompts)
   ancestors = tuple((segment,) for segment in ready.segments)
   starts = start_positions(jnp.asarray(prompts.next_position), levels)
   first = jnp.repeat(ready.hidden, 4, axis=1)
   for number, level in enumerate(levels[:2]):
     b, r, t = level.tokens.shape
-    cache = empty_cache(CONFIG, b, r, t)
+    cache = empty_cache(config, b, r, t)
     hidden, states = first, []
     for step in range(t):
       states.append(hidden)
       hidden, cache = decode_jit(
         params,
-        CONFIG,
+        config,
         level.tokens[:, :, step],
         starts[number] + step,
         jnp.asarray(step),
@@ -188,6 +197,7 @@ def test_what_padding_holds_changes_no_bit(params, prompts, levels):
     positions=junk(prompts.positions, mask[:, None], 0, 99),
     patches=junk(prompts.patches, patch[..., None], -9, 9),
     patch_hw=junk(prompts.patch_hw, patch[..., None], 0, 9),
+    patch_grid=junk(prompts.patch_grid, patch[..., None], 0, 9),
   )
   noisy = tuple(
     x._replace(tokens=junk(x.tokens, np.asarray(x.mask), 0, 64)) for x in levels
@@ -270,8 +280,9 @@ def test_given_embeddings_are_used(params, prompts, levels):
   )
   mask = np.asarray(levels[0].mask)
   want = tree_logits(params, prompts, levels)[0][mask]
+  opposite = jax.tree.map(jnp.negative, embedded)
   got = [
-    head_logits(params["text"], run(e)[mask]) for e in (embedded, -embedded)
+    head_logits(params["text"], run(e)[mask]) for e in (embedded, opposite)
   ]
   np.testing.assert_allclose(got[0], want, atol=1e-5)
   assert not np.allclose(got[1], want, atol=1e-2)

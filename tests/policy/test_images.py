@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mirl_jax.policy import images as im
-from mirl_jax.policy.configs import VisionConfig
+from mirl_jax.policy.families.qwen2_5_vl import Vision
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data" / "vqa"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -19,6 +19,17 @@ def tiny(low=576, high=9216):
 
 def full(low=3136, high=200_704):
   return im.ImageSettings(14, 2, 2, 4, low, high, CLIP_MEAN, CLIP_STD)
+
+
+def qwen25():
+  """As published with the 7B."""
+  return full(high=12_845_056)
+
+
+def qwen3():
+  """As published with Qwen3-VL-8B-Instruct."""
+  half = (0.5,) * 3
+  return im.ImageSettings(16, 2, 2, 1, 65_536, 16_777_216, half, half)
 
 
 def reference(settings):
@@ -37,6 +48,10 @@ def reference(settings):
   )
 
 
+KINDS = ("tiny", "full", "qwen25", "qwen3")
+SETTINGS = (tiny(), full(), qwen25(), qwen3())
+
+
 def encoded(image, kind="PNG", **options):
   buffer = io.BytesIO()
   image.save(buffer, kind, **options)
@@ -51,13 +66,12 @@ def assert_equals_reference(data, settings, shown=None):
   assert want["image_grid_thw"].tolist() == [grid]
   assert im.unit_grid(data, settings) == (rows, columns)
   assert patches.dtype == np.float32
+  got = patches.reshape(-1, patches.shape[-1])
   # Equal roundings, so equal but for the last bit.
-  np.testing.assert_allclose(
-    patches.reshape(-1, patches.shape[-1]), want["pixel_values"], atol=1e-6
-  )
+  np.testing.assert_allclose(got, want["pixel_values"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [tiny(), full()], ids=["tiny", "full"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=KINDS)
 @pytest.mark.parametrize("seed", range(6))
 def test_patches_equal_transformers_on_random_pictures(settings, seed):
   rng = np.random.default_rng(seed)
@@ -110,15 +124,37 @@ def test_exif_orientation_turns_the_picture(orientation):
   "name", ["mathvision", "algopuzzlevqa", "dynamath", "nlvr", "shapes"]
 )
 @pytest.mark.parametrize(
-  "share", [8, pytest.param(1 << 30, marks=pytest.mark.slow)]
+  "count", [3, pytest.param(None, marks=pytest.mark.slow)]
 )
-def test_patches_equal_transformers_on_real_pictures(name, share):
+def test_patches_equal_transformers_on_real_pictures(name, count):
+  """Three pictures of each set; all of them with `-m slow`."""
   files = sorted((DATA / name / "images").glob("*"))
   if not files:
     pytest.skip(f"no {DATA / name}")
-  for file in files[:: max(1, len(files) // share)]:
-    assert_equals_reference(file.read_bytes(), full())
-    assert_equals_reference(file.read_bytes(), tiny())
+  for file in files[:: len(files) // count if count else 1]:
+    for settings in SETTINGS:
+      assert_equals_reference(file.read_bytes(), settings)
+
+
+@pytest.mark.parametrize(
+  "limits", [(1, 3136), (784, 50_000), (90_000, 90_000), (10**6, 10**7)]
+)
+@pytest.mark.parametrize("settings", [qwen25(), qwen3()], ids=KINDS[2:])
+def test_limits_of_one_picture_equal_those_of_a_call(settings, limits):
+  """transformers' processor called with limits, ours cut with them."""
+  low, high = limits
+  rng = np.random.default_rng(low)
+  pixels = rng.integers(0, 256, (300, 401, 3), np.uint8)
+  want = reference(settings)(
+    images=Image.fromarray(pixels),
+    size={"shortest_edge": low, "longest_edge": high},
+    return_tensors="np",
+  )
+  patches, _ = im.patchify(pixels, im.with_limits(settings, low, high))
+  got = patches.reshape(-1, patches.shape[-1])
+  np.testing.assert_allclose(got, want["pixel_values"], rtol=0, atol=1e-6)
+  plain, _ = im.patchify(pixels, settings)
+  assert plain.shape != patches.shape
 
 
 def test_resized_sizes_are_within_the_limits():
@@ -207,10 +243,10 @@ def vision(**changes):
     "window": 16,
     "full_blocks": (2,),
   }
-  return VisionConfig(**{**sizes, **changes})
+  return Vision(**{**sizes, **changes})
 
 
-SETTINGS = {
+FILE = {
   "patch_size": 8,
   "temporal_patch_size": 2,
   "merge_size": 2,
@@ -222,11 +258,11 @@ SETTINGS = {
 
 
 def test_settings_are_read_in_both_spellings_of_the_limits():
-  assert im.read_settings(SETTINGS, vision()) == tiny()
-  sized = {k: v for k, v in SETTINGS.items() if "pixels" not in k}
+  assert im.read_settings(FILE, vision()) == tiny()
+  sized = {k: v for k, v in FILE.items() if "pixels" not in k}
   sized["size"] = {"shortest_edge": 576, "longest_edge": 9216}
   assert im.read_settings(sized, vision()) == tiny()
-  wide = im.read_settings(SETTINGS, vision(window=112))
+  wide = im.read_settings(FILE, vision(window=112))
   assert wide.window_units == 7
 
 
@@ -239,8 +275,9 @@ def test_settings_are_read_in_both_spellings_of_the_limits():
     ({"image_mean": None}, "lacks image_mean"),
     ({"max_pixels": None}, "lacks max_pixels"),
     ({"max_pixels": 100}, "min_pixels 576 is more than max_pixels 100"),
+    ({"min_pixels": -5}, "min_pixels -5: give a number of pixels above 0"),
   ],
 )
 def test_contradictory_settings_are_named(change, message):
   with pytest.raises(ValueError, match=message):
-    im.read_settings({**SETTINGS, **change}, vision())
+    im.read_settings({**FILE, **change}, vision())

@@ -2,30 +2,22 @@ import numpy as np
 import pytest
 
 from mirl_jax.policy import prompts as pr
-from mirl_jax.policy.configs import TextConfig, VisionConfig, VLMConfig
+from mirl_jax.testing import tiny_config
 
-CONFIG = VLMConfig(
-  vision=VisionConfig(3, 64, 4, 128, 96, 2, 1, 2, 8, (2,), 3),
-  text=TextConfig(300, 96, 3, 6, 2, 16, 256, 10.0, (2, 3, 3), 1e-6, True),
-  image_token=290,
-  video_token=291,
-  vision_start_token=292,
-  vision_end_token=293,
-  eos_tokens=(294,),
-  pad_token=295,
-)
+CONFIG = tiny_config()
 
 
-def rope_oracle():
+def rope_oracle(family):
   """transformers' get_rope_index on a weightless model."""
   torch = pytest.importorskip("torch")
   transformers = pytest.importorskip("transformers")
-  config = transformers.Qwen2_5_VLConfig(
+  config = getattr(transformers, f"{family}Config")(
     text_config={
       "num_hidden_layers": 1,
       "hidden_size": 16,
       "num_attention_heads": 2,
       "num_key_value_heads": 1,
+      "head_dim": 8,
       "intermediate_size": 8,
       "vocab_size": 300,
       "rope_parameters": {
@@ -40,10 +32,11 @@ def rope_oracle():
       "num_heads": 2,
       "out_hidden_size": 16,
       "intermediate_size": 8,
+      "spatial_merge_size": 2,
     },
   )
   with torch.device("meta"):
-    model = transformers.Qwen2_5_VLModel(config)
+    model = getattr(transformers, f"{family}Model")(config)
 
   def positions(placeholder, grids):
     kinds = torch.tensor(placeholder, dtype=torch.int32)[None]
@@ -57,8 +50,9 @@ def rope_oracle():
   return positions
 
 
-def test_positions_equal_transformers():
-  oracle = rope_oracle()
+@pytest.mark.parametrize("family", ["Qwen2_5_VL", "Qwen3VL"])
+def test_positions_equal_transformers(family):
+  oracle = rope_oracle(family)
   rng = np.random.default_rng(0)
   for _ in range(40):
     placeholder, grids = [False] * int(rng.integers(1, 9)), []
@@ -121,6 +115,7 @@ def test_collate_pads_and_loses_nothing():
     "image_slot": (3, 16),
     "patches": (3, 48, 12),
     "patch_hw": (3, 48, 2),
+    "patch_grid": (3, 48, 2),
     "patch_image": (3, 48),
     "question": (3,),
   }
@@ -148,6 +143,11 @@ def test_collate_pads_and_loses_nothing():
     assert not units[padding].any()
     places = batch.patch_hw[i].reshape(12, 4, 2)
     np.testing.assert_array_equal(places[row.unit_slots], row.patch_hw)
+    grids = batch.patch_grid[i].reshape(12, 4, 2)
+    assert not grids[padding].any()
+    for slot, number in zip(row.unit_slots, row.patch_image, strict=True):
+      outer = row.patch_hw[row.patch_image == number].reshape(-1, 2).max(0)
+      np.testing.assert_array_equal(grids[slot], np.tile(outer + 1, (4, 1)))
   assert batch.question[1] == pr.question_hash("b")
 
 

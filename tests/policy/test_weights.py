@@ -11,8 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from mirl_jax.policy import weights as wt
 from mirl_jax.policy.abstract import abstract_params
-from mirl_jax.policy.configs import from_hf
 from mirl_jax.policy.directory import load_config
+from mirl_jax.policy.families import from_hf
 from mirl_jax.policy.tokenizer import write_tiny_directory
 
 QWEN = Path(__file__).parents[2].parent / "shared" / "data" / "qwen"
@@ -78,6 +78,24 @@ def test_full_size_names_and_shapes_equal_the_hubs(size):
   leaves = jax.tree.leaves(abstract_params(config))
   total = sum(int(np.prod(leaf.shape)) for leaf in leaves)
   assert 2 * total == table["bytes_bf16"]
+
+
+def test_qwen3_names_and_shapes_equal_the_hubs():
+  """The published index is of an embedding model, which has no head."""
+  file = QWEN / "qwen3-vl-embedding-8b" / "config.json"
+  if not file.is_file():
+    pytest.skip(f"no {file}")
+  config = from_hf(json.loads(file.read_text()))
+  file = QWEN / "param_tables" / "qwen3-vl-embedding-8b.json"
+  table = json.loads(file.read_text())
+  want = {name: tuple(shape) for name, shape in table["shapes"].items()}
+  got = wt.expected_tensors(config)
+  head = got.pop("lm_head.weight")
+  assert head == (config.text.vocab, config.text.width)
+  assert got == want
+  leaves = jax.tree.leaves(abstract_params(config))
+  total = sum(int(np.prod(leaf.shape)) for leaf in leaves)
+  assert total - np.prod(head) == table["params"]
 
 
 @pytest.mark.parametrize("tied", [True, False])
