@@ -32,8 +32,8 @@ from mirl_jax.parallel.mesh import (
 from mirl_jax.policy.abstract import abstract_params, logical_axes
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.inputs import Prompts
-from mirl_jax.policy.processing import Processor, load_processor
-from mirl_jax.policy.prompts import bucket
+from mirl_jax.policy.processing import Pictures, Processor, load_processor
+from mirl_jax.policy.prompts import Encoded, bucket
 from mirl_jax.policy.weights import load_params
 from mirl_jax.rollout import program as programs
 from mirl_jax.rollout.program import samples
@@ -231,7 +231,7 @@ class Batcher:
   mi: MI | None
   seed: int
 
-  def _buckets(self, encoded: Sequence[Any]) -> tuple[int, int]:
+  def _buckets(self, encoded: Sequence[Encoded]) -> tuple[int, int]:
     window = self.policy.config.vision.window_patches
     slots = [-(-n // window) * window for n in self.patch_buckets]
     length = max(len(e.tokens) for e in encoded)
@@ -241,19 +241,41 @@ class Batcher:
       bucket(patches, [0, *slots]) if patches else 0,
     )
 
-  def prompts(self, examples: Sequence[Example]) -> Prompts:
-    """The questions with their images, on the mesh."""
-    processor = self.policy.processor
-    encoded = [processor.encode(e) for e in examples]
-    batch = processor.collate(encoded, *self._buckets(encoded))
-    return self._put(batch, batch_sharding(self.policy.mesh))
+  def batch(
+    self, examples: Sequence[Example], views: bool = True
+  ) -> tuple[Prompts, Prompts | None]:
+    """The questions [B, …], and what stands in for their images [M, B, …].
 
-  def views(self, examples: Sequence[Example]) -> Prompts | None:
-    """What stands in for the images, stacked [M, B, …]; None without MI."""
-    mi = self.mi
-    if mi is None:
-      return None
-    processor = self.policy.processor
+    Every picture is decoded once. Both are on the mesh; the second is None
+    without MI, or where `views` are not wanted.
+    """
+    processor, mesh = self.policy.processor, self.policy.mesh
+    pictures = [processor.pictures(e) for e in examples]
+    clean = [
+      processor.encode(e, pictures=own)
+      for e, own in zip(examples, pictures, strict=True)
+    ]
+    prompts = processor.collate(clean, *self._buckets(clean))
+    prompts = self._put(prompts, batch_sharding(mesh))
+    if self.mi is None or not views:
+      return prompts, None
+    rows = self._views(self.mi, examples, pictures, clean)
+    sizes = self._buckets([e for row in rows for e in row])
+    stacked = jax.tree.map(
+      lambda *x: np.stack(x), *[processor.collate(row, *sizes) for row in rows]
+    )
+    spread = NamedSharding(mesh, P(None, ("data", "fsdp")))
+    return prompts, self._put(stacked, spread)
+
+  def _views(
+    self,
+    mi: MI,
+    examples: Sequence[Example],
+    pictures: Sequence[Pictures],
+    clean: Sequence[Encoded],
+  ) -> list[list[Encoded]]:
+    """M rows of B prompts that stand in for the clean ones."""
+    encode = self.policy.processor.encode
     if mi.view in ("other", "other_same_question") and (
       len(examples) <= mi.views
     ):
@@ -261,27 +283,19 @@ class Batcher:
         f"mi.views={mi.views} other items need a batch of more than that, got"
         f" {len(examples)}; raise train.questions"
       )
-    rows = []
-    for m in range(mi.views):
-      row = []
-      for i, example in enumerate(examples):
-        other = examples[(i + m + 1) % len(examples)]
-        if mi.view == "other":
-          row.append(processor.encode(other))
-        elif mi.view == "other_same_question":
-          row.append(processor.encode(example, images=other.images))
-        elif mi.view == "masked":
-          view = f"masked:{mi.mask_rate}"
-          row.append(processor.encode(example, view, seed=self.seed + m))
-        else:
-          row.append(processor.encode(example, mi.view))
-      rows.append(row)
-    sizes = self._buckets([e for row in rows for e in row])
-    stacked = jax.tree.map(
-      lambda *x: np.stack(x), *[processor.collate(row, *sizes) for row in rows]
-    )
-    mesh = self.policy.mesh
-    return self._put(stacked, NamedSharding(mesh, P(None, ("data", "fsdp"))))
+    view = f"masked:{mi.mask_rate}" if mi.view == "masked" else mi.view
+
+    def stand_in(m: int, i: int) -> Encoded:
+      other = (i + m + 1) % len(examples)
+      if view == "other":
+        return clean[other]
+      if view == "other_same_question":
+        return encode(examples[i], pictures=pictures[other])
+      return encode(examples[i], view, self.seed + m, pictures[i])
+
+    return [
+      [stand_in(m, i) for i in range(len(examples))] for m in range(mi.views)
+    ]
 
   def _put(self, batch: Prompts, sharding: NamedSharding) -> Prompts:
     return jax.tree.map(lambda x: jax.device_put(x, sharding), batch)

@@ -122,8 +122,7 @@ def draw(
   policy = batcher.policy
   tree = strategy.rollout(
     roles,
-    batcher.prompts(examples),
-    batcher.views(examples) if strategy.needs_views else None,
+    *batcher.batch(examples, strategy.needs_views),
     key,
     host_oracle(examples, policy),
   )

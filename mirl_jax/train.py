@@ -170,7 +170,7 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     def fetch() -> tuple[Any, ...]:
       """A batch on the device, and the position in the data after it."""
       examples = next(data)
-      prompts, views = batcher.prompts(examples), batcher.views(examples)
+      prompts, views = batcher.batch(examples)
       return examples, prompts, views, data.get_state()
 
     def say(name: str, sentence: str | None) -> None:

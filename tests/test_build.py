@@ -7,11 +7,13 @@ import pytest
 from mirl_jax import build
 from mirl_jax import testing_runs as runs
 from mirl_jax.data.example import Example
+from mirl_jax.data.folder import fitting
 from mirl_jax.data.pipeline import Quarantine
 from mirl_jax.data.source import BadRow, Mapped
 from mirl_jax.information.estimators import MI
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state
+from mirl_jax.policy import images
 from mirl_jax.worlds.dials import BROKEN
 
 
@@ -57,22 +59,24 @@ def batcher(policy, mi=None, seed=0):
 
 
 def test_prompts_are_padded_to_the_smallest_bucket(policy, examples):
-  batch = batcher(policy).prompts(examples)
+  batch, views = batcher(policy).batch(examples)
   longest = max(len(policy.processor.encode(e).tokens) for e in examples)
   bucket = min(size for size in (32, 48, 96) if size >= longest)
   assert batch.tokens.shape == (3, bucket)
   assert batch.patches.shape[:2] == (3, 36)
-  assert batcher(policy).views(examples) is None
+  assert views is None
+  _, unwanted = batcher(policy, MI()).batch(examples, views=False)
+  assert unwanted is None
 
 
 def views(policy, examples, seed=0, **fields):
-  found = batcher(policy, MI(**fields), seed).views(examples)
+  _, found = batcher(policy, MI(**fields), seed).batch(examples)
   assert found is not None
   return jax.device_get(found)
 
 
 def test_views_stand_in_for_the_image(policy, examples):
-  clean = jax.device_get(batcher(policy).prompts(examples))
+  clean = jax.device_get(batcher(policy).batch(examples)[0])
   image = policy.config.image_token
   removed = views(policy, examples, view="removed")
   assert removed.tokens.shape[:2] == (1, 3)
@@ -109,6 +113,69 @@ def test_masks_depend_on_the_rate_and_the_seed(policy, examples):
   assert not np.array_equal(masked(0, 0.5), masked(0, 0.2))
   two = masked(0, 0.5, 2)
   assert not np.array_equal(two[0], two[1])
+
+
+@pytest.mark.parametrize(
+  "view", ["removed", "blank", "masked", "other", "other_same_question"]
+)
+def test_every_picture_is_decoded_once(policy, examples, view, monkeypatch):
+  """And the views are those that each question encoded alone would give."""
+  two = [
+    dataclasses.replace(e, images=(e.images[0], 255 - e.images[0]))
+    for e in examples
+  ]
+  count = 1 if view in ("removed", "blank") else 2
+  mi = MI(view=view, views=count)
+  processor = policy.processor
+
+  def alone(m, i):
+    other = two[(i + m + 1) % 3]
+    if view == "other":
+      return processor.encode(other)
+    if view == "other_same_question":
+      return processor.encode(dataclasses.replace(two[i], images=other.images))
+    return processor.encode(
+      two[i], "masked:0.5" if view == "masked" else view, 7 + m
+    )
+
+  rows = [[alone(m, i) for i in range(3)] for m in range(count)]
+  decoded, decode = [], images.decode
+  monkeypatch.setattr(
+    images, "decode", lambda image: decoded.append(image) or decode(image)
+  )
+  prompts, stacked = batcher(policy, mi, seed=7).batch(two)
+  assert [id(x) for x in decoded] == [id(x) for e in two for x in e.images]
+  sizes = stacked.tokens.shape[-1], stacked.patches.shape[-2]
+  for m in range(count):
+    want = processor.collate(rows[m], *sizes)
+    for got, expected in zip(
+      jax.tree.leaves(stacked), jax.tree.leaves(want), strict=True
+    ):
+      np.testing.assert_array_equal(got[m], expected)
+  sizes = prompts.tokens.shape[-1], prompts.patches.shape[-2]
+  clean = processor.collate([processor.encode(e) for e in two], *sizes)
+  for got, expected in zip(
+    jax.tree.leaves(prompts), jax.tree.leaves(clean), strict=True
+  ):
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_contradictory_pixel_limits_make_a_bad_row(policy, examples):
+  rows = [
+    dataclasses.replace(examples[0], max_pixels=1),
+    dataclasses.replace(examples[1], min_pixels=10**12, max_pixels=10**13),
+    examples[2],
+  ]
+  check = fitting(policy.processor.measure, 96, 144)
+  source = Mapped(rows, check)
+  with pytest.raises(
+    BadRow, match="more than max_pixels 1; change both"
+  ) as bad:
+    source[0]
+  assert bad.value.row == examples[0].id
+  with pytest.raises(BadRow, match="prompt tokens, more than 96"):
+    source[1]
+  assert source[2] is examples[2]
 
 
 def test_other_pictures_need_a_batch_of_more(policy, examples):

@@ -51,6 +51,8 @@ class Example:
     regions: words that each merged visual token should name, row-major over
       all images; empty where unknown. Used by the supervised auxiliary loss.
     check: scores a description's facts against ground truth, where known.
+    min_pixels, max_pixels: limits on height x width of its pictures after
+      resizing, in place of the policy's; None keeps these.
     extra: any further columns, JSON-able.
   """
 
@@ -66,4 +68,6 @@ class Example:
   reasoning: str = ""
   regions: tuple[tuple[str, ...], ...] = ()
   check: Callable[[str], Facts] | None = None
+  min_pixels: int | None = None
+  max_pixels: int | None = None
   extra: Mapping[str, Any] = field(default_factory=dict)

@@ -1,8 +1,10 @@
 """Our own format: a jsonl file beside a folder of pictures.
 
 A row has `id, image, question, answer` and may have `options, answer_type,
-category, description, reasoning`; everything else becomes `Example.extra`.
-`image` is a path, or a list of paths, relative to the folder of the jsonl file.
+category, description, reasoning, min_pixels, max_pixels`; everything else
+becomes `Example.extra`. `image` is a path, or a list of paths, relative to the
+folder of the jsonl file. The pixel limits are this row's, in place of the
+policy's.
 """
 
 import dataclasses
@@ -11,6 +13,7 @@ import io
 import json
 import operator
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -39,6 +42,8 @@ _USED = (
   "category",
   "description",
   "reasoning",
+  "min_pixels",
+  "max_pixels",
 )
 
 
@@ -111,6 +116,23 @@ def _text(row: Mapping[str, Any], column: str, name: str) -> str:
   raise BadRow(name, f"column {column!r} is a {type(value).__name__}, not text")
 
 
+def _pixels(row: Mapping[str, Any], name: str) -> tuple[int | None, int | None]:
+  """The row's own pixel limits, None where it has none."""
+  limits = []
+  for column in ("min_pixels", "max_pixels"):
+    value = row.get(column)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value is not None and not (whole and 0 < value <= sys.maxsize):
+      raise BadRow(
+        name, f"{column}={value!r} is no whole number of pixels above 0"
+      )
+    limits.append(value)
+  low, high = limits
+  if low is not None and high is not None and low > high:
+    raise BadRow(name, f"min_pixels {low} is more than max_pixels {high}")
+  return low, high
+
+
 def _check_answer(
   row: str, answer: str, answer_type: str, options: tuple[str, ...]
 ) -> None:
@@ -166,6 +188,7 @@ def to_example(
   answer = _text(row, "answer", name)
   answer_type = _text(row, "answer_type", name) or "text"
   _check_answer(name, answer, answer_type, options)
+  min_pixels, max_pixels = _pixels(row, name)
   return Example(
     id=name,
     images=tuple(read_image(root, path, name) for path in names),
@@ -176,6 +199,8 @@ def to_example(
     category=_text(row, "category", name),
     description=_text(row, "description", name),
     reasoning=_text(row, "reasoning", name),
+    min_pixels=min_pixels,
+    max_pixels=max_pixels,
     extra={key: value for key, value in row.items() if key not in _USED},
   )
 

@@ -171,7 +171,7 @@ def supervised_loss(
   parts = {"sft/nll": nll}
   total = nll
   if region_weight > 0:
-    seen = final_norm(params["text"], config.text, embedded)
+    seen = final_norm(params["text"], config.text, embedded.tokens)
     logits = jax.nn.log_softmax(head_logits(params["text"], seen), axis=-1)
     named = batch.words >= 0
     chosen = jnp.take_along_axis(logits, jnp.maximum(batch.words, 0), axis=-1)

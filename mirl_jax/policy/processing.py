@@ -1,16 +1,18 @@
 """From questions to device batches, and from token ids back to text.
 
-Host only: numpy, PIL and the tokenizer. A question is encoded once
-(`Processor.encode`), its sizes pick a bucket, and prompts.py pads a batch.
+Host only: numpy, PIL and the tokenizer. A question's pictures are decoded once
+(`Processor.pictures`) and encoded under any number of views
+(`Processor.encode`); the sizes pick a bucket, and prompts.py pads a batch.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from mirl_jax.data.example import Example, Image
 from mirl_jax.policy import images as im
@@ -53,20 +55,10 @@ def _parse_view(view: str) -> float:
   return share
 
 
-def _shown(
-  example: Example, view: str, images: Sequence[Image] | None
-) -> Sequence[Image]:
-  if view == "removed":
-    return ()
-  return example.images if images is None else images
-
-
-def _each(
-  example: Example, images: Sequence[Image], function: Callable[[Image], T]
-) -> list[T]:
+def _each(example: Example, function: Callable[[Image], T]) -> list[T]:
   """Maps over the images; an error names the example and the image."""
   out = []
-  for number, image in enumerate(images, 1):
+  for number, image in enumerate(example.images, 1):
     try:
       out.append(function(image))
     except ValueError as error:
@@ -74,6 +66,19 @@ def _each(
         f"example {example.id!r}, image {number}: {error}"
       ) from error
   return out
+
+
+@dataclass(frozen=True)
+class Pictures:
+  """The pictures of one question, decoded and cut; never written to.
+
+  Attributes:
+    patches: of each picture, as `images.patchify` cuts it.
+    grids: rows and columns of merge units of each picture.
+  """
+
+  patches: tuple[Float[np.ndarray, "_ m d"], ...] = ()
+  grids: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,16 +129,21 @@ class Processor:
     ids = self.tokenizer.encode(text, add_special_tokens=False)
     return np.array(ids, np.int32)
 
-  def _tokens(
-    self, example: Example, grids: Sequence[tuple[int, int]]
-  ) -> Int[np.ndarray, " p"]:
-    """Prompt ids, each placeholder repeated to its image's visual tokens."""
-    ids = self.encode_text(self.render(example.question, len(grids)))
-    placeholder = ids == self.config.image_token
-    if int(placeholder.sum()) != len(grids):
+  def _settings(self, example: Example) -> ImageSettings:
+    """How this question's pictures are cut: its own limits go first."""
+    try:
+      return im.with_limits(self.images, example.min_pixels, example.max_pixels)
+    except ValueError as error:
+      raise ValueError(f"example {example.id!r}: {error}") from error
+
+  def _ids(self, example: Example, count: int) -> Int[np.ndarray, " n"]:
+    """Prompt ids, one placeholder for each of the images."""
+    ids = self.encode_text(self.render(example.question, count))
+    found = int((ids == self.config.image_token).sum())
+    if found != count:
       raise ValueError(
         f"example {example.id!r}: the rendered prompt has "
-        f"{int(placeholder.sum())} image placeholders for {len(grids)} images;"
+        f"{found} image placeholders for {count} images;"
         " the question may not contain a placeholder token, and the chat "
         "template must render one per image"
       )
@@ -142,36 +152,47 @@ class Processor:
         f"example {example.id!r}: the question contains a video placeholder; "
         "video is not supported"
       )
-    repeats = np.ones(len(ids), np.int64)
-    repeats[placeholder] = [rows * columns for rows, columns in grids]
-    return np.repeat(ids, repeats)
+    return ids
 
-  def measure(
-    self,
-    example: Example,
-    view: str = "clean",
-    images: Sequence[Image] | None = None,
-  ) -> tuple[int, int]:
+  def measure(self, example: Example, view: str = "clean") -> tuple[int, int]:
     """Prompt tokens and patch slots of a question; no picture is decoded.
 
     Raises:
       ValueError: as `encode`.
     """
     _parse_view(view)
-    shown = _shown(example, view, images)
-    grids = _each(example, shown, lambda x: im.unit_grid(x, self.images))
+    grids = []
+    if view != "removed":
+      settings = self._settings(example)
+      grids = _each(example, lambda x: im.unit_grid(x, settings))
     windows = sum(im.window_count(*grid, self.images) for grid in grids)
     slots = windows * self.config.vision.window_patches
-    return len(self._tokens(example, grids)), slots
+    ids = self._ids(example, len(grids))
+    # Counted, not made: a row may ask for more tokens than memory holds.
+    length = len(ids) + sum(rows * columns - 1 for rows, columns in grids)
+    return length, slots
+
+  def pictures(self, example: Example) -> Pictures:
+    """A question's pictures, each decoded once, for `encode` under any view.
+
+    Raises:
+      ValueError: names the example and what is wrong with its pictures or
+        its pixel limits.
+    """
+    settings = self._settings(example)
+    cut = _each(example, lambda x: im.patchify(x, settings))
+    return Pictures(
+      tuple(patches for patches, _ in cut), tuple(grid for _, grid in cut)
+    )
 
   def encode(
     self,
     example: Example,
     view: str = "clean",
     seed: int = 0,
-    images: Sequence[Image] | None = None,
+    pictures: Pictures | None = None,
   ) -> Encoded:
-    """One prompt, its pictures decoded once.
+    """One prompt under one view.
 
     Args:
       example: the question.
@@ -179,31 +200,37 @@ class Processor:
         picture of the same size; `removed`, no image tokens at all;
         `masked:RATE`, that share of the merge units grey.
       seed: with the question's id, the key of the masked units.
-      images: shown instead of the question's own (contrastive scores).
+      pictures: the question's own, where they are decoded already, or
+        another's to be shown in their place (contrastive scores).
 
     Raises:
       ValueError: names the example and what is wrong with it.
     """
     rate = _parse_view(view)
     vision, settings = self.config.vision, self.images
-    shown = _shown(example, view, images)
-    cut = _each(example, shown, lambda x: im.patchify(x, settings))
-    grids = [grid for _, grid in cut]
-    tokens = self._tokens(example, grids)
+    if view == "removed":
+      pictures = Pictures()
+    elif pictures is None:
+      pictures = self.pictures(example)
+    grids = pictures.grids
+    ids = self._ids(example, len(grids))
+    repeats = np.ones(len(ids), np.int64)
+    repeats[ids == self.config.image_token] = [h * w for h, w in grids]
+    tokens = np.repeat(ids, repeats)
     placeholder = tokens == self.config.image_token
     positions, next_position = mrope_positions(placeholder, grids)
     # The empty first entries give a text-only prompt its shapes.
-    patches = [np.zeros((0, vision.merge_unit, vision.patch_dim), np.float32)]
+    empty = np.zeros((0, vision.merge_unit, vision.patch_dim), np.float32)
     places = [np.zeros((0, vision.merge_unit, 2), np.int64)]
     unit_slots, numbers = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     used = 0
-    for number, (pixels, grid) in enumerate(cut, 1):
-      patches.append(pixels)
+    for number, grid in enumerate(grids, 1):
       places.append(im.patch_places(*grid, vision.merge))
       unit_slots.append(used + im.unit_slots(*grid, settings))
-      numbers.append(np.full(len(pixels), number))
+      numbers.append(np.full(len(places[-1]), number))
       used += im.window_count(*grid, settings) * settings.window_units**2
-    slots, pixels = np.concatenate(unit_slots), np.concatenate(patches)
+    slots = np.concatenate(unit_slots)
+    pixels = np.concatenate([empty, *pictures.patches])  # a copy, always
     image_slot = np.full(len(tokens), -1, np.int64)
     image_slot[placeholder] = slots
     question = question_hash(example.id)
@@ -237,7 +264,7 @@ class Processor:
     patch_slots: int,
     view: str = "clean",
     seed: int = 0,
-    images: Sequence[Sequence[Image]] | None = None,
+    pictures: Sequence[Pictures] | None = None,
   ) -> Prompts:
     """A batch of B questions under one view: `encode`, then `collate`.
 
@@ -247,17 +274,17 @@ class Processor:
       patch_slots: V patch slots.
       view: as in `encode`.
       seed: as in `encode`.
-      images: per question, the images to show instead of its own.
+      pictures: per question, as in `encode`.
 
     Raises:
       ValueError: names the example and the size that it needs.
     """
-    if images is not None and len(images) != len(examples):
+    if pictures is not None and len(pictures) != len(examples):
       raise ValueError(
-        f"images has {len(images)} entries for {len(examples)} examples"
+        f"pictures has {len(pictures)} entries for {len(examples)} examples"
       )
     encoded = [
-      self.encode(e, view, seed, None if images is None else images[i])
+      self.encode(e, view, seed, None if pictures is None else pictures[i])
       for i, e in enumerate(examples)
     ]
     return self.collate(encoded, prompt_length, patch_slots)
@@ -292,6 +319,17 @@ def write_pixel_limits(folder: Path, settings: ImageSettings) -> None:
   write_json(folder / name, content)
 
 
+def _with_vision_pad(config: VLMConfig, tokenizer: Any) -> VLMConfig:
+  """Names the id that Qwen3-VL's config.json leaves out, so that it is banned.
+
+  It is no field of that file, but the tokenizer still has the token.
+  """
+  if config.vision_pad_token is not None:
+    return config
+  found = tokenizer.get_vocab().get("<|vision_pad|>")
+  return dataclasses.replace(config, vision_pad_token=found)
+
+
 def load_processor(
   path: PathLike,
   system: str = "",
@@ -324,7 +362,7 @@ def load_processor(
     tokenizer = load_tokenizer(folder)
     template = _chat_template(folder, tokenizer)
   return Processor(
-    config=config,
+    config=_with_vision_pad(config, tokenizer),
     images=settings,
     tokenizer=tokenizer,
     chat_template=template,

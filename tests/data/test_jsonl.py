@@ -54,6 +54,7 @@ def test_a_row_becomes_an_example(tmp_path):
   assert example.options == ("red", "blue")
   assert example.description == "a red cell"
   assert example.extra == {"seed_id": 3}
+  assert example.min_pixels is example.max_pixels is None
   with pytest.raises(IndexError):
     source[1]
 
@@ -86,6 +87,19 @@ def test_values_and_defaults(tmp_path):
   assert source[3].images == (png(), png())
 
 
+def test_a_row_may_have_pixel_limits_of_its_own(tmp_path):
+  write(
+    tmp_path,
+    row(min_pixels=3136, max_pixels=50176),
+    row(id="one", max_pixels=64),
+    row(id="none", min_pixels=None),
+  )
+  source = JsonlSource(tmp_path)
+  limits = [(source[i].min_pixels, source[i].max_pixels) for i in range(3)]
+  assert limits == [(3136, 50176), (None, 64), (None, None)]
+  assert not source[0].extra
+
+
 FAULTS = [
   ("{broken", "line 1", "JSON"),
   ("[1, 2]", "line 1", "JSON"),
@@ -100,6 +114,13 @@ FAULTS = [
   (row(answer="green"), "r0", "not one of the options"),
   (row(answer="C", answer_type="choice_letter"), "r0", "no letter"),
   (row(answer_type="colour"), "r0", "answer_type 'colour'"),
+  (row(min_pixels=0), "r0", "min_pixels=0 is no whole number of pixels"),
+  (row(max_pixels=-3), "r0", "max_pixels=-3 is no whole number"),
+  (row(max_pixels=2.5), "r0", "max_pixels=2.5 is no whole number"),
+  (row(max_pixels="64"), "r0", "max_pixels='64' is no whole number"),
+  (row(max_pixels=True), "r0", "max_pixels=True is no whole number"),
+  (row(max_pixels=10**30), "r0", "max_pixels=10* is no whole number"),
+  (row(min_pixels=9, max_pixels=4), "r0", "min_pixels 9 is more than max_pix"),
   (row(image="images/none.png"), "r0", "missing"),
   (row(image="images"), "r0", "cannot be read"),
   (row(image="../out.png"), "r0", "leaves the data folder"),

@@ -1,7 +1,6 @@
 import dataclasses
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +12,6 @@ from mirl_jax.policy import processing as pc
 from mirl_jax.policy.prompts import question_hash
 from mirl_jax.policy.tokenizer import write_tiny_directory
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-GOLDENS = SHARED / "goldens" / "qwen25vl_processor.jsonl"
-QWEN = SHARED / "qwen" / "qwen2.5-vl-7b-instruct"
 TEXTS = ("How many red circles are there?", "Is it left of the square?") * 9
 
 
@@ -158,6 +154,24 @@ def test_masked_view_blanks_that_share_of_the_units(tiny, rate):
   )
 
 
+@pytest.mark.parametrize(
+  "view", ["clean", "blank", "removed", "masked:0.5", "masked:1"]
+)
+def test_pictures_decoded_before_give_the_same_prompt(tiny, view, monkeypatch):
+  e = example("q", picture(0), picture(1, 96, 48))
+  want = tiny.encode(e, view, 3)
+  pictures = tiny.pictures(e)
+  kept = [patches.copy() for patches in pictures.patches]
+  monkeypatch.setattr(im, "decode", None)  # calling it would fail
+  got = tiny.encode(e, view, 3, pictures)
+  for a, b in zip(vars(got).values(), vars(want).values(), strict=True):
+    np.testing.assert_array_equal(a, b)
+  # One view does not spoil the next.
+  got.patches[:] = 9
+  for patches, before in zip(pictures.patches, kept, strict=True):
+    np.testing.assert_array_equal(patches, before)
+
+
 def test_mask_depends_on_question_and_seed_only(tiny):
   def blanked(name, seed, shown=1):
     units = tiny.encode(example(name, picture(shown)), "masked:0.5", seed)
@@ -176,10 +190,11 @@ def test_unknown_views_are_named(tiny, view):
     tiny.encode(example("q", picture(0)), view)
 
 
-def test_other_images_can_be_shown_under_the_same_question(tiny):
+def test_other_pictures_can_be_shown_under_the_same_question(tiny):
   a = example("a", picture(0), question="Which one?")
   b = example("b", picture(1, 96, 48), picture(2), question="How many?")
-  swapped = tiny.prompts([a, b], 60, 120, images=[b.images, a.images])
+  shown = [tiny.pictures(b), tiny.pictures(a)]
+  swapped = tiny.prompts([a, b], 60, 120, pictures=shown)
   want = tiny.prompts(
     [
       dataclasses.replace(a, images=b.images),
@@ -192,8 +207,8 @@ def test_other_images_can_be_shown_under_the_same_question(tiny):
     vars(swapped).values(), vars(want).values(), strict=True
   ):
     np.testing.assert_array_equal(got, expected)
-  with pytest.raises(ValueError, match="images has 1 entries for 2 examples"):
-    tiny.prompts([a, b], 60, 120, images=[b.images])
+  with pytest.raises(ValueError, match="pictures has 1 entries for 2 example"):
+    tiny.prompts([a, b], 60, 120, pictures=shown[:1])
 
 
 def test_a_row_does_not_depend_on_its_batch(tiny):
@@ -249,6 +264,55 @@ def test_pixel_limits_can_be_replaced(folder, tiny):
   assert large.measure(example("q", picture(0)))[1] == 144
 
 
+@pytest.mark.parametrize(
+  ("limits", "slots"),
+  [
+    ({}, 144),
+    ({"max_pixels": 48 * 48}, 36),
+    ({"min_pixels": 192 * 192, "max_pixels": 192 * 192}, 576),
+  ],
+)
+def test_a_questions_own_pixel_limits_go_first(tiny, limits, slots):
+  """Its neighbour keeps the directory's, and so does the question itself
+  where it shows the neighbour's picture."""
+  e = example("q", picture(0, 200, 200))
+  own = dataclasses.replace(e, **limits)
+  length, found = tiny.measure(own)
+  assert found == slots
+  batch = tiny.prompts([own, e], length + 108, 576)
+  assert (batch.patch_image[0] > 0).sum() == slots
+  assert (batch.patch_image[1] > 0).sum() == 144
+  settings = dataclasses.replace(tiny.images, **limits)
+  want, _ = im.patchify(e.images[0], settings)
+  np.testing.assert_array_equal(tiny.encode(own).patches, want)
+  assert tiny.encode(own, pictures=tiny.pictures(e)).slots == 144
+
+
+@pytest.mark.parametrize(
+  ("limits", "message"),
+  [
+    ({"min_pixels": 0}, "min_pixels 0: give a number of pixels above 0"),
+    ({"max_pixels": -4}, "max_pixels -4: give a number of pixels above 0"),
+    ({"min_pixels": 9217}, "min_pixels 9217 is more than max_pixels 9216"),
+    ({"max_pixels": 9}, "min_pixels 576 is more than max_pixels 9"),
+  ],
+)
+def test_contradictory_limits_name_the_question(tiny, limits, message):
+  e = dataclasses.replace(example("odd", picture(0)), **limits)
+  for use in (tiny.measure, tiny.encode, tiny.pictures):
+    with pytest.raises(ValueError, match=f"example 'odd': {message}"):
+      use(e)
+
+
+def test_a_row_that_asks_for_too_much_is_measured_all_the_same(tiny):
+  huge = {"min_pixels": 2**62, "max_pixels": 2**63 - 1}
+  length, slots = tiny.measure(
+    dataclasses.replace(example("q", picture(0)), **huge)
+  )
+  assert length > 2**50
+  assert slots > 2**52
+
+
 def test_pixel_limits_can_be_written_down(tmp_path):
   write_tiny_directory(tmp_path, TEXTS, 300)
   file = tmp_path / "preprocessor_config.json"
@@ -296,6 +360,18 @@ def test_missing_files_are_named(folder, tmp_path, name):
     pc.load_processor(tmp_path)
 
 
+def test_a_vision_pad_that_config_json_leaves_out_is_banned(
+  folder, tmp_path, tiny
+):
+  copy(folder, tmp_path)
+  file = tmp_path / "config.json"
+  content = json.loads(file.read_text())
+  pad = content.pop("vision_token_id")
+  assert pad in tiny.config.banned_tokens
+  file.write_text(json.dumps(content))
+  assert pc.load_processor(tmp_path).config == tiny.config
+
+
 def test_a_directory_without_template_is_named(folder, tmp_path):
   copy(folder, tmp_path)
   file = tmp_path / "tokenizer_config.json"
@@ -304,52 +380,3 @@ def test_a_directory_without_template_is_named(folder, tmp_path):
   file.write_text(json.dumps(config))
   with pytest.raises(ValueError, match="has no single chat template"):
     pc.load_processor(tmp_path)
-
-
-def golden_rows():
-  if not GOLDENS.is_file():
-    return []
-  return [json.loads(line) for line in GOLDENS.read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def qwen():
-  if not GOLDENS.is_file():
-    pytest.skip(f"no {GOLDENS}")
-  return pc.load_processor(QWEN)
-
-
-def test_every_golden_row(qwen):
-  """Made with transformers 4.57.1 from the real 7B's files."""
-  for row in golden_rows():
-    image = (SHARED / row["image"]).read_bytes()
-    e = Example(row["id"], (image,), row["user_text"], "")
-    assert qwen.render(e.question, 1) == row["rendered"]
-    encoded = qwen.encode(e)
-    tokens = encoded.tokens.tolist()
-    count = row["n_image_tokens"]
-    assert tokens == (
-      row["ids_before_image"]
-      + [qwen.config.image_token] * count
-      + row["ids_after_image"]
-    )
-    assert len(tokens) == row["n_ids"]
-    _, rows, columns = row["grid_thw"]
-    assert encoded.patch_hw.reshape(-1, 2).max(0).tolist() == [
-      rows - 1,
-      columns - 1,
-    ]
-    pixels = encoded.patches.reshape(-1, encoded.patches.shape[-1])
-    assert list(pixels.shape) == row["pixel_values_shape"]
-    # The goldens are rounded to 6 digits; means are sums in another order.
-    near = {"rtol": 0, "atol": 2e-6}
-    np.testing.assert_allclose(
-      pixels[0, :12], row["pv_first_patch_head"], **near
-    )
-    np.testing.assert_allclose(
-      pixels[-1, -12:], row["pv_last_patch_tail"], **near
-    )
-    for i, mean in row["pv_row_means_every"]:
-      assert abs(pixels[i].mean(dtype=np.float64) - mean) < 1e-5
-    assert abs(pixels.mean(dtype=np.float64) - row["pv_mean"]) < 1e-4
-    assert abs(pixels.std(dtype=np.float64) - row["pv_std"]) < 1e-4
