@@ -37,16 +37,22 @@ EXTRAS = {
     "beartype>=0.22",  # checks the annotations while the tests run
     "scipy>=1.15",  # oracle of the statistics
     "torch==2.13.0",  # oracle of the policy; a bare name pulls gigabytes
+    "peft>=0.19,<1",  # reads the adapters back
     "setuptools>=77",  # builds the wheel whose contents are tested
     "tensorboard>=2.20",  # reads the event files back
     "ruff>=0.17.5,<0.18",
     "mypy>=2.4.1,<2.5",
+  ],
+  "bench": [
+    "trl>=1.16,<1.17",  # what a step is measured against; its API moves
+    "datasets>=5,<6",  # its questions
   ],
   "tpu": ["jax[tpu]"],
   "cuda": ["jax[cuda12]"],
 }
 EXTRAS["dev"] = [
   *EXTRAS["test"],
+  *EXTRAS["bench"],
   "matplotlib>=3.10",  # figures of the benchmarks
 ]
 

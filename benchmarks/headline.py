@@ -24,10 +24,10 @@ from ml_collections import ConfigDict
 from mirl_jax import build, statistics
 from mirl_jax.config import get_config
 from mirl_jax.evaluate import make_strategies, run_strategy
-from mirl_jax.inspection import load_roles
 from mirl_jax.rollout.program import complete_trajectories
 from mirl_jax.runs.metrics import read_metrics
 from mirl_jax.runs.summary import read_summary
+from mirl_jax.start import load_roles
 from mirl_jax.train import train
 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Training seeds per method.")

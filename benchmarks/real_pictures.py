@@ -33,8 +33,8 @@ from mirl_jax.evaluate import (
   make_strategies,
   run_strategy,
 )
-from mirl_jax.inspection import load_roles
 from mirl_jax.sft import sft
+from mirl_jax.start import load_roles
 from mirl_jax.train import train
 
 _DATA = flags.DEFINE_string("data", None, "Folder of the set.", required=True)

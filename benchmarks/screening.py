@@ -24,9 +24,9 @@ from mirl_jax import build, statistics
 from mirl_jax.config import get_config
 from mirl_jax.evaluate import Strategy, draw
 from mirl_jax.information.estimators import MI
-from mirl_jax.inspection import load_roles
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import Keep, samples
+from mirl_jax.start import load_roles
 
 _QUESTIONS = flags.DEFINE_integer("questions", 512, "Held-out questions.")
 _N = flags.DEFINE_integer("descriptions", 10, "Descriptions per question.")

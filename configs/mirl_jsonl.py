@@ -14,6 +14,7 @@ names. Columns:
                  or free_form: how an answer is compared
     options      a list of choices, shown below the question as (A), (B), …
     category     for tables
+    min_pixels, max_pixels  of this row's pictures, in place of the policy's
     description  a true description of the picture; --mode=sft needs it
     reasoning    from the description to the answer; --mode=sft uses it
 

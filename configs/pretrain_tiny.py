@@ -29,5 +29,5 @@ def get_config() -> ConfigDict:
   c.optimizer.warmup = 50
   c.optimizer.end = 0.02
   c.optimizer.weight_decay = 0.01
-  c.optimizer.embedding_factor = 3.0
+  c.optimizer.factor.embedding = 3.0
   return c

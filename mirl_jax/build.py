@@ -1,6 +1,7 @@
 """From a configuration to the parts of a run."""
 
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
@@ -28,13 +30,16 @@ from mirl_jax.parallel.mesh import (
   make_mesh,
   param_shardings,
   replicated,
+  spec,
 )
 from mirl_jax.policy.abstract import abstract_params, logical_axes
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.inputs import Prompts
+from mirl_jax.policy.loading import load_params_onto
+from mirl_jax.policy.lora import Leaf, adapted_modules, adapter_leaves
+from mirl_jax.policy.parts import Lora, Training
 from mirl_jax.policy.processing import Pictures, Processor, load_processor
 from mirl_jax.policy.prompts import Encoded, bucket
-from mirl_jax.policy.weights import load_params
 from mirl_jax.rollout import program as programs
 from mirl_jax.rollout.program import samples
 from mirl_jax.rollout.stop import Stop, compile_stop
@@ -46,17 +51,35 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclass(frozen=True)
 class Policy:
-  """A policy's processor, sizes and placement, without its parameters."""
+  """A policy's processor, sizes and placement, without its parameters.
+
+  Attributes:
+    shardings: of the directory's parameters.
+    dtype: of activations.
+    training: which parts are trained, and how.
+    adapters: leaves of the LoRA adapters by path.
+  """
 
   processor: Processor
   config: VLMConfig
   mesh: Mesh
   shardings: Any
   dtype: Any
+  training: Training
+  adapters: dict[str, Leaf]
 
   def place(self, params: Any) -> Any:
     """Puts a parameter tree where the rules say."""
     return jax.device_put(params, self.shardings)
+
+  @functools.cached_property
+  def placements(self) -> dict[str, NamedSharding]:
+    """Where every parameter lies, adapters too, by path."""
+    added = {
+      path: NamedSharding(self.mesh, spec(leaf.axes, leaf.shape, self.mesh))
+      for path, leaf in self.adapters.items()
+    }
+    return flatten_dict(self.shardings, sep="/") | added
 
 
 def policy_path(config: ConfigDict) -> Any:
@@ -72,10 +95,11 @@ def make_policy(config: ConfigDict) -> Policy:
   Raises:
     ValueError: for a bad mesh, dtype or directory.
   """
-  if config.policy.dtype not in DTYPES:
-    raise ValueError(
-      f"policy.dtype={config.policy.dtype!r} is not one of {sorted(DTYPES)}"
-    )
+  for name in ("dtype", "param_dtype"):
+    if config.policy[name] not in DTYPES:
+      raise ValueError(
+        f"policy.{name}={config.policy[name]!r} is not one of {sorted(DTYPES)}"
+      )
   mesh = make_mesh(config.mesh)
   processor = load_processor(
     policy_path(config),
@@ -88,13 +112,29 @@ def make_policy(config: ConfigDict) -> Policy:
   heads = {"text": vlm.text.heads, "vision": vlm.vision.heads}
   check_heads(mesh, heads)
   shardings = param_shardings(abstract_params(vlm), logical_axes(vlm), mesh)
-  return Policy(processor, vlm, mesh, shardings, DTYPES[config.policy.dtype])
+  training = Training(
+    **config.policy.train.to_dict(), lora=Lora(**config.policy.lora.to_dict())
+  )
+  modules = adapted_modules(vlm, training)
+  return Policy(
+    processor,
+    vlm,
+    mesh,
+    shardings,
+    DTYPES[config.policy.dtype],
+    training,
+    adapter_leaves(vlm, modules, training.lora),
+  )
 
 
 def load_policy_params(config: ConfigDict, policy: Policy) -> Any:
-  """Float32 parameters of the directory, on the mesh."""
-  params = load_params(policy_path(config), policy.config, np.float32)
-  return policy.place(params)
+  """Parameters of the directory, on the mesh, as `policy.param_dtype`."""
+  return load_params_onto(
+    policy_path(config),
+    policy.config,
+    policy.shardings,
+    DTYPES[config.policy.param_dtype],
+  )
 
 
 def make_dials(config: ConfigDict) -> Dials:
@@ -329,34 +369,9 @@ def place_key(seed: int, policy: Policy) -> jax.Array:
   return jax.device_put(jax.random.key(seed), replicated(policy.mesh))
 
 
-def place_state(state: Any, policy: Policy) -> Any:
-  """Places a training state: whatever mirrors the parameters lies as they do,
-  the rest is whole on every device."""
-  structure: Callable[[Any], Any] = jax.tree_util.tree_structure
-  like = structure(policy.shardings)
-
-  def place(node: Any) -> Any:
-    if structure(node) == like:
-      return jax.device_put(node, policy.shardings)
-    return jax.device_put(node, replicated(policy.mesh))
-
-  return jax.tree.map(
-    place,
-    state,
-    is_leaf=lambda node: structure(node) == like,
-  )
-
-
 def place_batch(batch: Any, policy: Policy) -> Any:
   """Puts host arrays with a leading question axis on the mesh."""
   return jax.device_put(batch, batch_sharding(policy.mesh))
-
-
-def abstract(tree: Any) -> Any:
-  """Shapes, dtypes and shardings of a placed tree."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-  )
 
 
 def first_examples(

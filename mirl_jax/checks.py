@@ -11,6 +11,7 @@ _MAY_CHANGE = (
   "train.dump",
   "sft.log_every",
   "sft.save_every",
+  "export.",
 )
 _SHOWN_FIELDS = 5
 

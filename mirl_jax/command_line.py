@@ -14,6 +14,12 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from mirl_jax.config import from_saved
+from mirl_jax.runs.config_files import CONFIG_FILE
+from mirl_jax.runs.config_files import load_config as read_saved
+
+# Modes that look at a run: what it was started with goes before the default.
+OF_A_RUN = ("eval", "sample", "export")
 DEFAULT_CONFIG = str(Path(__file__).with_name("default.py"))
 _OVERRIDE = re.compile(r"--?(no)?config\.(?P<name>[^=]+)(=|$)")
 
@@ -26,6 +32,7 @@ class Command:
     mode: one of the modes.
     workdir: directory of the run.
     config: resolved, overrides applied, locked.
+    out: directory to write, of the mode that writes one.
     debug: show the traceback of an error.
     help: show the flags and do nothing.
   """
@@ -33,6 +40,7 @@ class Command:
   mode: str
   workdir: str
   config: ConfigDict
+  out: str = ""
   debug: bool = False
   help: str = ""
 
@@ -82,6 +90,19 @@ def load_config(given: str) -> ConfigDict:
       " return a ConfigDict"
     )
   return config
+
+
+def saved_config(file: Path) -> ConfigDict:
+  """The config that a run wrote to its work directory.
+
+  Raises:
+    ValueError: naming the file, and what is wrong with it.
+  """
+  values = read_saved(file.parent)
+  try:
+    return from_saved(values)
+  except ValueError as error:
+    raise ValueError(f"{file}: {error}; give --config=FILE") from error
 
 
 def override(config: ConfigDict, given: Sequence[str]) -> ConfigDict:
@@ -136,9 +157,13 @@ def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
   file = flags.DEFINE_string(
     "config",
     "",
-    "Configuration file as FILE or FILE:ARGUMENT; the embedded default without"
-    " one. --config.field=value overrides a field.",
+    "Configuration file as FILE or FILE:ARGUMENT; without one the embedded"
+    " default, or the run's own to eval, sample or export it."
+    " --config.field=value overrides a field.",
     flag_values=values,
+  )
+  out = flags.DEFINE_string(
+    "out", "", "Directory that --mode=export writes.", flag_values=values
   )
   debug = flags.DEFINE_bool(
     "debug", False, "Show the traceback of an error.", flag_values=values
@@ -153,7 +178,16 @@ def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
     raise ValueError(str(error)) from error
   if rest:
     raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --")
-  config = override(load_config(file.value or DEFAULT_CONFIG), overrides)
+  if out.value and mode.value != "export":
+    raise ValueError(f"--out={out.value} goes with --mode=export only")
+  saved = Path(workdir.value) / CONFIG_FILE
+  if mode.value in OF_A_RUN and not file.value and saved.is_file():
+    config = saved_config(saved)
+  else:
+    config = load_config(file.value or DEFAULT_CONFIG)
+  config = override(config, overrides)
   # Without absl's own flags.
   usage = values.get_help().split("\nabsl.flags:")[0] if show.value else ""
-  return Command(mode.value, workdir.value, config, debug.value, usage)
+  return Command(
+    mode.value, workdir.value, config, out.value, debug.value, usage
+  )

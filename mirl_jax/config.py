@@ -27,10 +27,20 @@ def base() -> ConfigDict:
   c.policy = ConfigDict()
   c.policy.path = ""  # a Hugging Face directory; "" = the embedded tiny model
   c.policy.dtype = "float32"  # of activations: float32 or bfloat16
+  c.policy.param_dtype = "float32"  # of the weights that are read: the same two
   c.policy.system = ""  # system message; "" leaves it to the chat template
   c.policy.instruction = ""  # appended to every question
   c.policy.min_pixels = 0  # per picture, enlarged to; 0 = the directory's
   c.policy.max_pixels = 0  # per picture, reduced to; 0 = the directory's
+
+  c.policy.train = ConfigDict()  # how: full, lora or frozen
+  c.policy.train.vision = "full"  # the tower up to the merger
+  c.policy.train.merger = "full"
+  c.policy.train.text = "full"
+  c.policy.lora = ConfigDict()
+  c.policy.lora.rank = 16
+  c.policy.lora.alpha = 32.0
+  c.policy.lora.target = ""  # regular expression on module names; "" = all
 
   c.data = ConfigDict()
   c.data.train = "world"  # "world", or a folder with data.jsonl and images
@@ -59,7 +69,7 @@ def base() -> ConfigDict:
   c.loss.importance_cap = 0.0
   c.loss.minibatches = 1
   c.loss.micro_batches = 1
-  c.loss.remat = False
+  c.loss.remat = "cheap"  # kept for the backward pass: none, cheap or full
 
   c.guards = ConfigDict()
   c.guards.length_cap = 0
@@ -75,7 +85,11 @@ def base() -> ConfigDict:
   c.optimizer.eps = 1e-8
   c.optimizer.weight_decay = 0.0
   c.optimizer.clip_norm = 1.0
-  c.optimizer.embedding_factor = 1.0
+  c.optimizer.factor = ConfigDict()  # of the learning rate, by part
+  c.optimizer.factor.vision = 1.0
+  c.optimizer.factor.merger = 1.0
+  c.optimizer.factor.text = 1.0  # the token embedding apart
+  c.optimizer.factor.embedding = 1.0
   c.optimizer.ema_decay = 0.99
 
   c.train = ConfigDict()
@@ -85,6 +99,11 @@ def base() -> ConfigDict:
   c.train.keep = 2  # checkpoints
   c.train.dump_every = 10  # rollout dumps
   c.train.dump_questions = 4
+
+  c.export = ConfigDict()  # of --mode=export, and of the model of --mode=sft
+  c.export.dtype = ""  # float32 or bfloat16; "" = as policy.path stores them
+  c.export.shard_gb = 5.0  # most gigabytes of a file
+  c.export.lora = "merge"  # into the weights, or "adapter": a PEFT directory
 
   c.eval = ConfigDict()
   c.eval.every = 20  # 0 = only before and after
@@ -171,6 +190,48 @@ def get_config(method: str = "mirl") -> ConfigDict:
   _overlay(c, module.fragment())
   c.method = method
   return c.lock()
+
+
+# Sections whose names are free; all others of `base` have just its fields.
+_FREE = ("world.kinds", "loss.kl")
+
+
+def from_saved(values: Mapping[str, Any]) -> ConfigDict:
+  """The config of a run from its config.json; newer fields have defaults.
+
+  Raises:
+    ValueError: for what is no config of a run, or a field that is unknown.
+  """
+  if not {"method", "policy", "train"} <= values.keys():
+    raise ValueError("this is no config of a run")
+  c = base()
+  c.world.kinds = ConfigDict()  # a kind that a run left out stays out
+  _check_known(c, values)
+  try:
+    _overlay(c, _tuples(values))
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"a field has another type now: {error}") from error
+  return c.lock()
+
+
+def _check_known(
+  c: ConfigDict, values: Mapping[str, Any], prefix: str = ""
+) -> None:
+  for name, value in values.items():
+    path = f"{prefix}{name}"
+    if prefix and name not in c:
+      raise ValueError(f"there is no field {path} in this version")
+    if name in c and isinstance(value, Mapping) and path not in _FREE:
+      _check_known(c[name], value, f"{path}.")
+
+
+def _tuples(value: Any) -> Any:
+  """JSON's lists as the tuples that they were."""
+  if isinstance(value, Mapping):
+    return {name: _tuples(item) for name, item in value.items()}
+  if isinstance(value, list):
+    return tuple(_tuples(item) for item in value)
+  return value
 
 
 def _overlay(c: ConfigDict, values: Mapping[str, Any]) -> None:

@@ -2,50 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from mirl_jax import build
 from mirl_jax.evaluate import Strategy, draw, evaluate, make_strategies
-from mirl_jax.learning.optimizer import make_optimizer
-from mirl_jax.learning.state import new_state
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import samples
-from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.dump import dump_rollouts
 from mirl_jax.runs.files import write_atomic
 from mirl_jax.runs.report import write_report
-
-
-def load_roles(
-  config: ConfigDict, workdir: str, policy: build.Policy
-) -> tuple[dict[str, Any], int | None]:
-  """Parameters of the run's last checkpoint, or of policy.path without one.
-
-  The reference is always the policy's own directory.
-  """
-  start = build.load_policy_params(config, policy)
-  checkpoints = Checkpoints(workdir, config.train.keep)
-  step = checkpoints.latest()
-  roles = {"policy": start, "reference": start, "ema": start}
-  if step is not None:
-    trained = checkpoints.meta(step)["mode"] == "train"
-    loss, mi = build.make_loss(config), build.make_mi(config)
-    scorer = mi.scorer if mi else "policy"
-    state = build.place_state(
-      new_state(
-        start,
-        make_optimizer(config.optimizer.to_dict(), config.train.steps),
-        reference=trained and (loss.needs_reference or scorer == "reference"),
-        ema=trained and scorer == "ema",
-      ),
-      policy,
-    )
-    state, _ = checkpoints.restore(step, build.abstract(state))
-    roles["policy"] = state.params
-    roles["ema"] = state.ema if state.ema is not None else state.params
-  return roles, step
+from mirl_jax.start import load_roles
 
 
 def eval(config: ConfigDict, workdir: str) -> int:

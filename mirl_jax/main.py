@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mirl_jax.command_line import parse
 from mirl_jax.data.source import TooManyBadRows
+from mirl_jax.host_memory import computes_on_host, tune_allocator
 
 # Mode -> module whose function of that name runs it; JAX starts with these.
 MODES = {
@@ -19,6 +20,7 @@ MODES = {
   "eval": "mirl_jax.inspection",
   "sample": "mirl_jax.inspection",
   "report": "mirl_jax.inspection",
+  "export": "mirl_jax.export",
 }
 BAD_ARGUMENT, NO_MEMORY, BAD_ROWS = 2, 3, 4
 
@@ -42,8 +44,13 @@ def run(argv: Sequence[str]) -> int:
     if command.help:
       print(command.help.strip("\n"))
       return 0
+    if computes_on_host():
+      tune_allocator()
     module = importlib.import_module(MODES[command.mode])
-    return getattr(module, command.mode)(command.config, command.workdir)
+    arguments = [command.config, command.workdir]
+    if command.mode == "export":
+      arguments.append(command.out)
+    return getattr(module, command.mode)(*arguments)
   except Exception as error:
     code = exit_code(error)
     if code is None or "--debug" in argv:

@@ -23,8 +23,9 @@ from mirl_jax.checks import check_same_run
 from mirl_jax.data.folder import demonstrated
 from mirl_jax.data.pipeline import batches
 from mirl_jax.data.source import Mapped
+from mirl_jax.export import check_export, write_model
 from mirl_jax.learning.optimizer import make_optimizer
-from mirl_jax.learning.state import new_state
+from mirl_jax.learning.state import new_state, roles
 from mirl_jax.learning.supervised import (
   DemonstrationSizes,
   build_supervised_update,
@@ -32,16 +33,16 @@ from mirl_jax.learning.supervised import (
   response_text,
 )
 from mirl_jax.policy.abstract import init_params
-from mirl_jax.policy.directory import copy_directory
-from mirl_jax.policy.processing import write_pixel_limits
+from mirl_jax.policy.lora import merge
+from mirl_jax.policy.parts import split
 from mirl_jax.policy.prompts import bucket
 from mirl_jax.policy.tokenizer import write_tiny_directory
-from mirl_jax.policy.weights import save_params
 from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.config_files import write_config
 from mirl_jax.runs.metrics import MetricsWriter
 from mirl_jax.runs.progress import Progress
 from mirl_jax.runs.signals import StopSignals
+from mirl_jax.start import abstract, place_state, start_params
 
 _TOKENIZER_EXAMPLES = 3000
 
@@ -174,6 +175,7 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
   if resumed is not None:
     meta |= checkpoints.meta(resumed)
     check_same_run(config, workdir, meta["mode"], "sft")
+  check_export(config)
   policy = build.make_policy(config)
   optimizer = make_optimizer(optimizer_values(config), c.steps)
   update = jax.jit(
@@ -183,17 +185,16 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     donate_argnums=0,
   )
   if c.from_scratch:
-    params = policy.place(
-      init_params(policy.config, jax.random.key(config.seed))
-    )
+    new = init_params(policy.config, jax.random.key(config.seed))
+    trained, frozen = split(policy.place(new), policy.training)
   else:
-    params = build.load_policy_params(config, policy)
-  state = build.place_state(
-    new_state(params, optimizer, reference=False, ema=False), policy
+    trained, frozen = start_params(config, policy)
+  state = place_state(
+    new_state(trained, optimizer, reference=False, ema=False), policy
   )
   write_config(workdir, config, primary)
   if resumed is not None:
-    state, _ = checkpoints.restore(resumed, build.abstract(state))
+    state, _ = checkpoints.restore(resumed, abstract(state))
   step = resumed or 0
   wall = float(meta["wall_s"])
 
@@ -211,7 +212,7 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     Progress(c.steps, initial=step, primary=primary) as progress,
   ):
     for batch, meta["data"] in demonstrated_ahead:
-      state, metrics = update(state, build.place_batch(batch, policy))
+      state, metrics = update(state, build.place_batch(batch, policy), frozen)
       step += 1
       if step % c.log_every == 0 or step == c.steps:
         row = {name: float(value) for name, value in metrics.items()}
@@ -226,19 +227,8 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
         return signals.exit_code
   out = Path(workdir) / "model"
   if primary:
-    write_model(config, policy, jax.device_get(state.params), out)
+    shutil.rmtree(out, ignore_errors=True)
+  write_model(config, policy, merge(roles(state, frozen)["policy"]), out)
+  if primary:
     print(f"model: {out}")
   return 0
-
-
-def write_model(
-  config: ConfigDict, policy: build.Policy, params: Any, out: Path
-) -> None:
-  """Writes a Hugging Face directory: the policy's own files, new weights.
-
-  It keeps the pixel limits that the policy was trained with.
-  """
-  shutil.rmtree(out, ignore_errors=True)
-  copy_directory(build.policy_path(config), out)
-  write_pixel_limits(out, policy.processor.images)
-  save_params(out, params, policy.config)

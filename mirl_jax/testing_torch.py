@@ -1,5 +1,9 @@
-"""The same random model and batch in transformers, as an oracle for tests."""
+"""The same random model and batch in transformers, as an oracle for tests.
 
+torch is no dependency of the package: it is imported where a test asks for it.
+"""
+
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +13,7 @@ import numpy as np
 
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.inputs import Prompts
-from mirl_jax.policy.weights import save_params
+from mirl_jax.policy.saving import save_params
 
 ARCHITECTURES = {
   "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
@@ -98,8 +102,7 @@ def hf_config(config: VLMConfig) -> dict[str, Any]:
 
 def torch_model(config: VLMConfig, params: Any, folder: Path) -> Any:
   """transformers' model with these parameters, by way of a directory."""
-  import transformers
-
+  transformers = importlib.import_module("transformers")
   transformers.utils.logging.disable_progress_bar()
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "config.json").write_text(json.dumps(hf_config(config)))
@@ -143,8 +146,7 @@ def torch_inputs(
     prompts: the batch.
     left: pad on the left, as generate wants it.
   """
-  import torch
-
+  torch = importlib.import_module("torch")
   ids, mask = np.array(prompts.tokens), np.array(prompts.mask)
   if left:
     for b, count in enumerate(mask.sum(1)):

@@ -20,7 +20,7 @@ from mirl_jax.data.pipeline import batches
 from mirl_jax.evaluate import Stopped, evaluate, host_oracle, make_strategies
 from mirl_jax.learning import credit
 from mirl_jax.learning.optimizer import make_optimizer
-from mirl_jax.learning.state import new_state
+from mirl_jax.learning.state import new_state, roles
 from mirl_jax.learning.update import build_update
 from mirl_jax.parallel.mesh import data_shards
 from mirl_jax.rewards.assess import assess
@@ -34,6 +34,7 @@ from mirl_jax.runs.progress import Progress
 from mirl_jax.runs.report import write_report
 from mirl_jax.runs.signals import StopSignals
 from mirl_jax.runs.summary import table, write_summary
+from mirl_jax.start import abstract, place_state, start_params
 
 
 def train(config: ConfigDict, workdir: str) -> int:
@@ -122,15 +123,16 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
 
   # Start or resume: our own committed checkpoint, else the policy's weights.
   scorer = mi.scorer if mi else "policy"
+  trained, frozen = start_params(config, policy)
   state = new_state(
-    build.load_policy_params(config, policy),
+    trained,
     optimizer,
     reference=loss.needs_reference or scorer == "reference",
     ema=scorer == "ema",
   )
-  state = build.place_state(state, policy)
+  state = place_state(state, policy)
   if resumed is not None:
-    state, _ = checkpoints.restore(resumed, build.abstract(state))
+    state, _ = checkpoints.restore(resumed, abstract(state))
     data.set_state(meta["data"])
   write_config(workdir, config, primary)
   step = resumed or 0
@@ -145,21 +147,13 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     Progress(steps, initial=step, primary=primary) as progress,
   ):
 
-    def roles() -> dict[str, Any]:
-      found = {"policy": state.params}
-      if state.reference is not None:
-        found["reference"] = state.reference
-      if state.ema is not None:
-        found["ema"] = state.ema
-      return found
-
     def seconds() -> float:
       return wall + time.monotonic() - began
 
     def measure(questions: int) -> dict[str, float]:
       return evaluate(
         strategies,
-        roles(),
+        roles(state, frozen),
         batcher,
         held_out[:questions],
         config.eval.batch,
@@ -228,7 +222,7 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
 
         # 1-5. prefill, describe, score, keep, fork: one device program.
         tree = rollout(
-          roles(),
+          roles(state, frozen),
           prompts,
           views,
           jax.random.fold_in(key, step),
@@ -247,7 +241,7 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
 
         # 7-8. Credit and update: one device program, while the host fetches
         # the next batch.
-        state, metrics, advantages = update(state, tree, rewards)
+        state, metrics, advantages = update(state, tree, rewards, frozen)
         step += 1
         following = fetch() if step < steps else None
         row = {name: float(value) for name, value in metrics.items()}

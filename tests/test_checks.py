@@ -8,7 +8,11 @@ from mirl_jax.runs.config_files import write_config
 def test_a_run_may_go_on_with_more_steps_only(tmp_path):
   config = runs.small_config()
   write_config(tmp_path, config)
-  longer = runs.small_config("--config.train.steps=99", "--config.train.keep=5")
+  longer = runs.small_config(
+    "--config.train.steps=99",
+    "--config.train.keep=5",
+    "--config.export.dtype=bfloat16",
+  )
   check_same_run(longer, str(tmp_path), "train", "train")
   other = runs.small_config("--config.optimizer.lr=1.0")
   with pytest.raises(ValueError, match=r"optimizer\.lr: .* -> 1\.0"):

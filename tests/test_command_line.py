@@ -1,10 +1,12 @@
 import pytest
 from ml_collections import ConfigDict
 
-from mirl_jax import command_line
+from mirl_jax import command_line, main
 from mirl_jax.command_line import fields, override, parse, split
+from mirl_jax.runs.config_files import write_config
 
 MODES = ("train", "eval")
+ALL = tuple(main.MODES)
 
 
 @pytest.fixture
@@ -56,6 +58,48 @@ def test_without_a_file_the_embedded_default_runs():
   assert (command.mode, command.workdir) == ("train", "runs/default")
   assert not command.debug
   assert command.help == ""
+
+
+@pytest.mark.parametrize("mode", command_line.OF_A_RUN)
+def test_a_run_is_looked_at_with_its_own_config(tmp_path, file, mode):
+  flags = [f"--workdir={tmp_path}", f"--mode={mode}"]
+  default = parse(flags, ALL).config
+  own = parse(["--config=configs/grpo.py:3", "--config.seed=9"], MODES).config
+  write_config(tmp_path, own)
+  assert parse(flags, ALL).config.to_dict() == own.to_dict()
+  other = parse([*flags, "--config.seed=4"], ALL).config
+  assert other.seed == 4
+  assert other.is_locked
+  assert other.program.to_dict() == own.program.to_dict()
+  # A file that is named goes first, and training starts from the flags.
+  named = parse([*flags, f"--config={file}"], ALL).config
+  assert set(named) == {"n", "a"}
+  train = parse([flags[0]], ALL).config
+  assert train.to_dict() == default.to_dict()
+
+
+@pytest.mark.parametrize(
+  ("content", "said"),
+  [
+    ("{", "damaged"),
+    ('{"model_type": "llama"}', "this is no config of a run"),
+    ('{"method": "mirl", "policy": {"pth": ""}, "train": {}}', "policy.pth"),
+    ('{"method": "mirl", "policy": {}, "train": {"steps": "x"}}', "x"),
+    ('{"method": "mirl", "policy": 3, "train": {}}', "type"),
+  ],
+)
+def test_a_bad_config_of_a_run_is_named(tmp_path, content, said):
+  (tmp_path / "config.json").write_text(content)
+  with pytest.raises(ValueError, match=said) as caught:
+    parse([f"--workdir={tmp_path}", "--mode=eval"], ALL)
+  assert str(tmp_path / "config.json") in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_only_an_export_has_an_out():
+  assert parse(["--mode=export", "--out=x"], ALL).out == "x"
+  with pytest.raises(ValueError, match="--out=x goes with --mode=export only"):
+    parse(["--mode=eval", "--out=x"], ALL)
 
 
 def test_overrides_are_told_from_flags():

@@ -1,6 +1,8 @@
+import json
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from mirl_jax import config as cf
 from mirl_jax.command_line import fields, load_config
@@ -77,3 +79,33 @@ def test_every_field_is_read_somewhere(method):
 def test_the_baseline_takes_its_group_size():
   grpo = load_config(f"{ROOT / 'configs' / 'grpo.py'}:8")
   assert grpo.program.response.fanout == 8
+
+
+def saved(config):
+  """What config.json holds of a config, read back."""
+  return json.loads(json.dumps(resolved(config)))
+
+
+@pytest.mark.parametrize("method", cf.method_names())
+def test_a_saved_config_is_the_one_that_was(method):
+  config = cf.get_config(method)
+  config.unlock()
+  config.world.kinds = ConfigDict({"count": 2.0})
+  config.data.patch_buckets = ()
+  config.train.steps = 7
+  config.lock()
+  again = cf.from_saved(saved(config))
+  assert again.to_dict() == config.to_dict()
+  assert again.is_locked
+  assert isinstance(again.data.prompt_buckets, tuple)
+
+
+def test_a_field_that_a_run_did_not_know_has_its_default():
+  values = saved(cf.get_config())
+  del values["export"]
+  del values["policy"]["param_dtype"]
+  again = cf.from_saved(values)
+  assert again.to_dict() == cf.get_config().to_dict()
+  values["loss"]["klip"] = 1.0
+  with pytest.raises(ValueError, match=r"there is no field loss\.klip"):
+    cf.from_saved(values)

@@ -1,7 +1,6 @@
 import json
 
 import jax
-import numpy as np
 import pytest
 
 from mirl_jax import build, inspection
@@ -66,21 +65,6 @@ def test_truncated_sampling_is_for_evaluation(tmp_path):
   assert inspection.eval(config(*one), str(tmp_path)) == 0
   record = json.loads((tmp_path / "eval.json").read_text())
   assert record["eval/sampled/accuracy"] == record["eval/greedy/accuracy"]
-
-
-def test_roles_are_what_their_names_say(tmp_path):
-  policy = build.make_policy(config())
-  ema = config("--config.mi.scorer=ema")
-  checkpoint(tmp_path, 3, scale=0.0, ema=True)
-  roles, step = inspection.load_roles(ema, str(tmp_path), policy)
-  assert step == 3
-  start = build.load_policy_params(config(), policy)
-
-  def size(tree):
-    return sum(float(np.abs(x).sum()) for x in jax.tree.leaves(tree))
-
-  assert size(roles["policy"]) == size(roles["ema"]) == 0
-  assert size(roles["reference"]) == size(start) > 0
 
 
 def test_sample_shows_trees_and_leaves_the_dumps_of_training(tmp_path, capsys):

@@ -1,5 +1,8 @@
+import json
+import shutil
 import subprocess
 import sys
+from importlib import resources
 
 import pytest
 
@@ -35,6 +38,11 @@ def refused(capsys, *argv, code=main.BAD_ARGUMENT):
     (["--config.mesh=rows:1"], "axes"),
     (["--config.policy.path=nowhere"], "no such model directory: nowhere"),
     (["--config.policy.dtype=float8"], "policy.dtype='float8'"),
+    (["--config.policy.param_dtype=int8"], "policy.param_dtype='int8'"),
+    (["--mode=sft", "--config.export.dtype=x"], "export.dtype='x'"),
+    (["--mode=sft", "--config.export.shard_gb=-1"], "export.shard_gb=-1"),
+    (["--out=here"], "--out=here goes with --mode=export only"),
+    (["--mode=export"], "--mode=export needs --out=DIR"),
     (["--config.data.train=nowhere"], "nowhere"),
     (["--config.data.prompt_buckets=(64,48)"], "data.prompt_buckets"),
     (["--config.program.keep.k=11"], "Keep k=11 must lie in 1..10"),
@@ -123,13 +131,43 @@ def test_help_shows_the_flags_and_runs_nothing(capsys):
 def test_a_mode_gets_the_config_and_the_workdir(monkeypatch, mode):
   called = []
   module = main.importlib.import_module(main.MODES[mode])
-  monkeypatch.setattr(
-    module, mode, lambda config, workdir: called.append((config, workdir)) or 7
-  )
+  monkeypatch.setattr(module, mode, lambda *given: called.append(given) or 7)
   argv = [f"--mode={mode}", "--config.seed=5", "--workdir=here"]
+  if mode == "export":
+    argv.append("--out=there")
   assert main.run(argv) == 7
-  assert called[0][0].seed == 5
-  assert called[0][1] == "here"
+  config, *rest = called[0]
+  assert config.seed == 5
+  assert rest == (["here", "there"] if mode == "export" else ["here"])
+
+
+@pytest.mark.parametrize("mode", ["eval", "export"])
+@pytest.mark.parametrize("fault", ["config", "weights", "shard"])
+def test_a_broken_model_directory_is_one_clear_line(
+  capsys, tmp_path, mode, fault
+):
+  model = tmp_path / "model"
+  shutil.copytree(str(resources.files("mirl_jax") / "tiny"), model)
+  config, weights = model / "config.json", model / "model.safetensors"
+  if fault == "config":
+    config.write_text(json.dumps({"model_type": "llama"}))
+    said = f"{config}: model_type 'llama' is not supported; expected one of"
+  elif fault == "weights":
+    raw = json.loads(config.read_text())
+    config.write_text(json.dumps({**raw, "hidden_size": 48}))
+    said = f"{model} does not fit its config: "
+  else:
+    weights.write_bytes(weights.read_bytes()[:-9])
+    said = f"{weights} is not a whole safetensors file"
+  argv = [
+    f"--mode={mode}",
+    f"--workdir={tmp_path / 'run'}",
+    f"--config.policy.path={model}",
+  ]
+  if mode == "export":
+    argv.append(f"--out={tmp_path / 'out'}")
+  assert said in refused(capsys, *argv)
+  assert not (tmp_path / "out").exists()
 
 
 def test_a_workdir_of_another_run_is_refused(capsys, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from mirl_jax import build
 from mirl_jax import sft as mode
 from mirl_jax import testing_runs as runs
-from mirl_jax.policy.weights import load_params
+from mirl_jax.policy.loading import load_params
 from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.metrics import MetricsWriter, read_metrics
 

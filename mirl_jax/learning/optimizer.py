@@ -6,7 +6,10 @@ from typing import Any
 import jax
 import optax
 
+from mirl_jax.policy.parts import part_of
+
 SCHEDULES = ("constant", "cosine", "linear")
+_MATRICES = ("kernel", "embedding", "lora_a", "lora_b")
 
 
 def schedule(values: Mapping[str, Any], steps: int) -> optax.Schedule:
@@ -36,12 +39,18 @@ def schedule(values: Mapping[str, Any], steps: int) -> optax.Schedule:
   )
 
 
-def _scale_embedding(factor: float) -> optax.GradientTransformation:
-  """Multiplies the token embedding's update by a factor."""
+def _path(path: Any) -> str:
+  """A leaf's place in the parameter tree, "text/norm/scale"."""
+  return "/".join(str(getattr(key, "key", key)) for key in path)
+
+
+def _scale_parts(factors: Mapping[str, float]) -> optax.GradientTransformation:
+  """Multiplies each part's updates by its factor."""
 
   def scale(path: Any, update: Any) -> Any:
-    names = [getattr(key, "key", None) for key in path]
-    return update * factor if "embed" in names else update
+    name = _path(path)
+    embedding = name.startswith("text/embed/")
+    return update * factors["embedding" if embedding else part_of(name)]
 
   return optax.stateless(
     lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates)
@@ -53,11 +62,13 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """Clip, AdamW, schedule.
 
-  Weight decay spares vectors (norms, biases).
+  Weight decay spares vectors (norms, biases). A part's learning rate is `lr`
+  times its factor.
 
   Args:
     values: the `optimizer` section: lr, schedule, warmup, end, b1, b2, eps,
-      weight_decay, clip_norm (0 = off), embedding_factor.
+      weight_decay, clip_norm (0 = off), factor (of vision, merger, text without
+      the token embedding, and embedding).
     steps: optimiser steps of the whole run.
   """
   parts = []
@@ -71,11 +82,11 @@ def make_optimizer(
       eps=values["eps"],
       weight_decay=values["weight_decay"],
       mask=lambda params: jax.tree_util.tree_map_with_path(
-        lambda path, x: getattr(path[-1], "key", "") in ("kernel", "embedding"),
-        params,
+        lambda path, x: _path(path).rpartition("/")[2] in _MATRICES, params
       ),
     )
   )
-  if values["embedding_factor"] != 1.0:
-    parts.append(_scale_embedding(values["embedding_factor"]))
+  factors = values["factor"]
+  if any(factor != 1.0 for factor in factors.values()):
+    parts.append(_scale_parts(factors))
   return optax.chain(*parts)

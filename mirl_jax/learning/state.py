@@ -9,18 +9,24 @@ import optax
 from flax import struct
 
 from mirl_jax.learning.credit import Memory, empty_memory
+from mirl_jax.policy.lora import without_adapters
+from mirl_jax.policy.parts import join
 
 
 @struct.dataclass
 class TrainState:
   """State of a run after `step` steps.
 
+  Parameters that are not trained are no part of it: they come from the
+  policy's directory (see `roles`).
+
   Attributes:
     step: steps taken, skipped ones included.
-    params: the policy.
+    params: the policy's trained parameters.
     opt_state: the optimiser's.
-    reference: the frozen reference, or None where nothing reads it.
-    ema: a running average of the policy, or None where nothing reads it.
+    reference: what `params` were at the start, adapters aside; None where
+      nothing reads it or nothing is left.
+    ema: a running average of `params`, or None where nothing reads it.
     memory: what credit has learned.
     skipped: steps whose gradient was not finite.
     generated: real tokens sampled so far, for curves by token.
@@ -45,18 +51,37 @@ def new_state(
   """The state before the first step; copies made only where they are read."""
 
   def copy(tree: Any) -> Any:
-    return jax.tree.map(jnp.array, tree)
+    return jax.tree.map(jnp.array, tree) or None
 
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     opt_state=optimizer.init(params),
-    reference=copy(params) if reference else None,
+    reference=copy(without_adapters(params)) if reference else None,
     ema=copy(params) if ema else None,
     memory=empty_memory(),
     skipped=jnp.zeros((), jnp.int32),
     generated=jnp.zeros((), jnp.float32),
   )
+
+
+def roles(state: TrainState, frozen: Any = None) -> dict[str, Any]:
+  """Whole parameter trees by role: policy, reference and ema.
+
+  A LoRA policy's reference is its frozen base with the adapters off: no copy.
+
+  Args:
+    state: with the trained parameters.
+    frozen: the others; None where there are none.
+  """
+  found = {"policy": join(state.params, frozen)}
+  reference = without_adapters(join(state.reference, frozen))
+  leaves = len(jax.tree.leaves(without_adapters(found["policy"])))
+  if len(jax.tree.leaves(reference)) == leaves:
+    found["reference"] = reference
+  if state.ema is not None:
+    found["ema"] = join(state.ema, frozen)
+  return found
 
 
 def step_params(

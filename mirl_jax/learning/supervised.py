@@ -21,6 +21,7 @@ from mirl_jax.policy.forward import (
   tree_hidden,
 )
 from mirl_jax.policy.inputs import Prompts
+from mirl_jax.policy.parts import join
 from mirl_jax.policy.processing import Processor
 from mirl_jax.policy.text import final_norm, head_logits
 
@@ -190,12 +191,18 @@ def build_supervised_update(
   region_weight: float,
   dtype: Any = jnp.float32,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-  """A pure update: (state, demonstrations) -> (state, metrics)."""
+  """A pure update: (state, demonstrations, frozen) -> (state, metrics).
 
-  def update(state: TrainState, batch: Demonstrations):
-    grads, metrics = jax.grad(supervised_loss, has_aux=True)(
-      state.params, config, batch, region_weight, dtype
-    )
+  `frozen` are the parameters that are not trained.
+  """
+
+  def update(state: TrainState, batch: Demonstrations, frozen: Any = None):
+    def whole(params: Any) -> tuple[Array, dict[str, Array]]:
+      return supervised_loss(
+        join(params, frozen), config, batch, region_weight, dtype
+      )
+
+    grads, metrics = jax.grad(whole, has_aux=True)(state.params)
     state, norm = step_params(state, grads, optimizer, 0.0)
     metrics = {
       **metrics,

@@ -18,9 +18,11 @@ from mirl_jax.learning.objectives import (
   policy_gradient,
   token_weights,
 )
-from mirl_jax.learning.state import TrainState, step_params
+from mirl_jax.learning.state import TrainState, roles, step_params
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.forward import token_logprobs, tree_hidden
+from mirl_jax.policy.parts import join
+from mirl_jax.policy.remat import REMAT
 from mirl_jax.rollout.program import Sample
 from mirl_jax.rollout.tree import Tree, flat, nodes, token_counts
 
@@ -43,7 +45,8 @@ class Loss:
       ratio old / sampler, at most this; 0 = off (arXiv 2505.24034).
     minibatches: optimiser steps per batch, each on a share of the questions.
     micro_batches: parts in which a gradient is accumulated; changes no value.
-    remat: recompute layers in the backward pass.
+    remat: what the backward pass computes again: none, cheap or full, see
+      policy/remat.py.
   """
 
   clip: Clip = field(default_factory=Clip)
@@ -55,13 +58,14 @@ class Loss:
   importance_cap: float = 0.0
   minibatches: int = 1
   micro_batches: int = 1
-  remat: bool = False
+  remat: str = "cheap"
 
   def __post_init__(self) -> None:
     for name, known in (
       ("old_logprob", OLD),
       ("reduction", REDUCTIONS),
       ("kl_kind", KL_KINDS),
+      ("remat", REMAT),
     ):
       value = getattr(self, name)
       if value not in known:
@@ -80,7 +84,7 @@ def score_tree(
   config: VLMConfig,
   tree: Tree,
   stages: tuple[Sample, ...],
-  remat: bool = False,
+  remat: str = "none",
   dtype: Any = jnp.float32,
 ) -> tuple[Logprobs, Logprobs]:
   """Log-probs and entropies [B, R, T] of every level, one tree forward."""
@@ -183,13 +187,20 @@ def gradient(
   fixed: Fixed,
   loss: Loss,
   dtype: Any = jnp.float32,
+  frozen: Any = None,
 ) -> tuple[Any, dict[str, jax.Array]]:
-  """Gradient of the whole batch's loss, accumulated over micro-batches."""
+  """Gradient of the whole batch's loss, accumulated over micro-batches.
+
+  It is taken in `params`; `frozen` completes them.
+  """
 
   def one(tree: Tree, fixed: Fixed) -> tuple[Any, dict[str, jax.Array]]:
-    return jax.grad(tree_loss, has_aux=True)(
-      params, config, tree, stages, fixed, loss, dtype
-    )
+    def whole(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+      return tree_loss(
+        join(params, frozen), config, tree, stages, fixed, loss, dtype
+      )
+
+    return jax.grad(whole, has_aux=True)(params)
 
   if loss.micro_batches == 1:
     return one(tree, fixed)
@@ -215,10 +226,13 @@ def build_update(
   ema_decay: float = 0.99,
   dtype: Any = jnp.float32,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array], list[jax.Array]]]:
-  """A pure update: (state, tree, rewards) -> (state, metrics, advantages)."""
+  """A pure update: (state, tree, rewards, frozen) -> (state, metrics,
+  advantages). `frozen` are the parameters that are not trained."""
   names = tuple(stage.name for stage in stages)
 
-  def update(state: TrainState, tree: Tree, rewards: credit.Values):
+  def update(
+    state: TrainState, tree: Tree, rewards: credit.Values, frozen: Any = None
+  ):
     advantages, memory, metrics = credit.compute(
       tree.levels, names, rewards, terms, guards, state.memory
     )
@@ -227,7 +241,8 @@ def build_update(
     sampler = [flat(level.logprobs) for level in tree.levels]
     old, importance = sampler, [jnp.ones_like(x) for x in sampler]
     if loss.old_logprob == "recomputed":
-      old, _ = score_tree(state.params, config, tree, stages, dtype=dtype)
+      policy = roles(state, frozen)["policy"]
+      old, _ = score_tree(policy, config, tree, stages, dtype=dtype)
       gaps = [
         jnp.where(m, o - s, 0.0)
         for m, o, s in zip(sampled, old, sampler, strict=True)
@@ -242,9 +257,8 @@ def build_update(
         ]
     reference = None
     if loss.needs_reference:
-      reference, _ = score_tree(
-        state.reference, config, tree, stages, dtype=dtype
-      )
+      start = roles(state, frozen)["reference"]
+      reference, _ = score_tree(start, config, tree, stages, dtype=dtype)
     fixed = Fixed(
       advantage=[flat(a) for a in advantages],
       weight=token_weights(sampled, loss.reduction),
@@ -262,7 +276,7 @@ def build_update(
           fixed.advantage, weight, fixed.old, fixed.importance, fixed.reference
         )
       grads, parts = gradient(
-        state.params, config, tree, stages, fixed, loss, dtype
+        state.params, config, tree, stages, fixed, loss, dtype, frozen
       )
       state, norm = step_params(state, grads, optimizer, ema_decay)
       return state, {**parts, "grad_norm": norm}

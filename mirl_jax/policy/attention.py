@@ -3,14 +3,17 @@
 A query reads several segments: its ancestors' (shared by every node of a
 group, never copied) and its own node's. Each segment is attended to by
 itself and the parts are joined by their log-sum-exp, so no key is moved and
-no joint array is built. Differentiable in queries, keys and values.
+no joint array is built. Differentiable in queries, keys and values; the
+backward pass keeps no logits.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from mirl_jax.policy.remat import keep
 
 _MASKED = -1e30  # finite, so that a fully masked segment cannot make NaN
 
@@ -33,40 +36,133 @@ class Segment(NamedTuple):
   mask: Array
 
 
-def _attend_one(query: Array, segment: Segment) -> tuple[Array, Array, Array]:
+Arrays = tuple[Array, ...]
+
+
+def _group(x: Array, groups: int, kv_heads: int) -> Array:
+  """[B, R, T, H, D] -> [B, G, h, Q·r, D]: queries that share keys as rows.
+
+  Queries of all nodes of a group, and the r heads that share a key's head,
+  form one matrix against the shared keys.
+  """
+  b, r, t, heads, dim = x.shape
+  q, repeat = r // groups * t, heads // kv_heads
+  x = x.reshape(b, groups, q, kv_heads, repeat, dim)
+  return jnp.moveaxis(x, 2, 3).reshape(b, groups, kv_heads, q * repeat, dim)
+
+
+def _ungroup(x: Array, shape: tuple[int, ...]) -> Array:
+  """The inverse of `_group`; D may be absent in both."""
+  b, r, t, heads = shape[:4]
+  groups, kv_heads, rows = x.shape[1:4]
+  repeat = heads // kv_heads
+  x = x.reshape(b, groups, kv_heads, rows // repeat, repeat, *x.shape[4:])
+  return jnp.moveaxis(x, 3, 2).reshape(b, r, t, heads, *x.shape[5:])
+
+
+def _logits(q: Array, keys: Array, mask: Array) -> Array:
+  """Scaled and masked logits [B, G, h, Q·r, S] of grouped queries."""
+  logits = jnp.einsum(
+    "bghqd,bghsd->bghqs", q, keys, preferred_element_type=jnp.float32
+  )
+  logits = logits * q.shape[-1] ** -0.5
+  if mask.ndim == 3:
+    return jnp.where(mask[:, :, None, None, :], logits, _MASKED)
+  b, g, queries, s = mask.shape
+  # Rows of one query stand together: a mask per query, not per row.
+  by_query = logits.reshape(b, g, logits.shape[2], queries, -1, s)
+  by_query = jnp.where(mask[:, :, None, :, None, :], by_query, _MASKED)
+  return by_query.reshape(logits.shape)
+
+
+def _attend_one(
+  query: Array, keys: Array, values: Array, mask: Array
+) -> tuple[Array, Array, Array]:
   """Unnormalised output, maximum and weight sum of one segment.
 
-  Shapes [B, R, T, H, D], [B, R, T, H], [B, R, T, H], the latter two float32.
+  Shapes [B, R, T, H, D], [B, R, T, H], [B, R, T, H], all float32.
   """
-  b, r, t, heads, dim = query.shape
-  keys, values, mask = segment
   groups, kv_heads = keys.shape[1:3]
-  # Queries of all nodes of a group form one matrix against the shared keys.
-  q = query.reshape(b, groups, (r // groups) * t, kv_heads, -1, dim)
-  logits = jnp.einsum(
-    "bgqhrd,bghsd->bghqrs", q, keys, preferred_element_type=jnp.float32
-  )
-  logits = logits * dim**-0.5
-  if mask.ndim == 3:
-    mask = mask[:, :, None, None, None, :]
-  else:
-    mask = mask[:, :, None, :, None, :]
-  logits = jnp.where(mask, logits, _MASKED)
-  top = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+  logits = _logits(_group(query, groups, kv_heads), keys, mask)
+  top = jnp.max(logits, axis=-1)
   weights = jnp.exp(logits - top[..., None])
   total = jnp.sum(weights, axis=-1)
   out = jnp.einsum(
-    "bghqrs,bghsd->bghqrd",
+    "bghqs,bghsd->bghqd",
     weights.astype(values.dtype),
     values,
     preferred_element_type=jnp.float32,
   )
+  out, top, total = (_ungroup(x, query.shape) for x in (out, top, total))
+  return out, top, total
 
-  def by_node(x: Array) -> Array:  # [B, G, h, q, r, …] -> [B, R, T, H, …]
-    x = jnp.moveaxis(x, 2, 3)
-    return x.reshape(b, r, t, heads, *x.shape[5:])
 
-  return by_node(out), by_node(top), by_node(total)
+def _forward(
+  query: Array, keys: Arrays, values: Arrays, masks: Arrays
+) -> tuple[Array, Array]:
+  """Output, and the log-sum-exp of all logits of each query."""
+  parts = [
+    _attend_one(query, *part) for part in zip(keys, values, masks, strict=True)
+  ]
+  top = parts[0][1]
+  for _, other, _ in parts[1:]:
+    top = jnp.maximum(top, other)
+  out = jnp.zeros(query.shape, jnp.float32)
+  total = jnp.zeros(query.shape[:-1], jnp.float32)
+  for part, part_top, part_total in parts:
+    scale = jnp.exp(part_top - top)
+    out += part * scale[..., None]
+    total += part_total * scale
+  out = (out / total[..., None]).astype(query.dtype)
+  return out, top + jnp.log(total)
+
+
+@jax.custom_vjp
+def _attend(query: Array, keys: Arrays, values: Arrays, masks: Arrays) -> Array:
+  return _forward(query, keys, values, masks)[0]
+
+
+def _attend_forward(
+  query: Array, keys: Arrays, values: Arrays, masks: Arrays
+) -> tuple[Array, Any]:
+  out, lse = _forward(query, keys, values, masks)
+  out, lse = keep(out), keep(lse)
+  return out, (query, keys, values, masks, out, lse)
+
+
+def _attend_backward(saved: Any, d_out: Array) -> Any:
+  """Gradients from the log-sum-exp; the logits are computed again.
+
+  Source: FlashAttention (arXiv 2205.14135), algorithm 4, here over segments.
+  What is contracted over queries has them leading in the smaller operand,
+  because XLA's CPU back end copies the first one transposed.
+  """
+  query, keys, values, masks, out, lse = saved
+  inner = jnp.sum(d_out.astype(jnp.float32) * out, axis=-1, dtype=jnp.float32)
+  d_query = jnp.zeros(query.shape, jnp.float32)
+  d_keys, d_values = [], []
+  for key, value, mask in zip(keys, values, masks, strict=True):
+    sizes = key.shape[1:3]
+    q, d = _group(query, *sizes), _group(d_out, *sizes)
+    rows, shift = (_group(x[..., None], *sizes) for x in (lse, inner))
+    weights = jnp.exp(_logits(q, key, mask) - rows)
+    d_weights = jnp.einsum(
+      "bghqd,bghsd->bghqs", d, value, preferred_element_type=jnp.float32
+    )
+    d_logits = weights * (d_weights - shift) * q.shape[-1] ** -0.5
+    d_logits = d_logits.astype(query.dtype)
+    d_value = jnp.einsum("bghqd,bghqs->bghds", d, weights.astype(query.dtype))
+    d_key = jnp.einsum("bghqd,bghqs->bghds", q, d_logits)
+    d_values.append(jnp.swapaxes(d_value, 3, 4))
+    d_keys.append(jnp.swapaxes(d_key, 3, 4))
+    d_q = jnp.einsum(
+      "bghqs,bghsd->bghqd", d_logits, key, preferred_element_type=jnp.float32
+    )
+    d_query += _ungroup(d_q, query.shape)
+  return d_query.astype(query.dtype), tuple(d_keys), tuple(d_values), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def segment(
@@ -91,17 +187,8 @@ def attend(
   Returns:
     As one softmax over the concatenation of all readable keys.
   """
-  parts = [_attend_one(query, segment) for segment in segments]
-  top = parts[0][1]
-  for _, other, _ in parts[1:]:
-    top = jnp.maximum(top, other)
-  out = jnp.zeros(query.shape, jnp.float32)
-  total = jnp.zeros(query.shape[:-1], jnp.float32)
-  for part, part_top, part_total in parts:
-    scale = jnp.exp(part_top - top)
-    out += part * scale[..., None]
-    total += part_total * scale
-  return (out / total[..., None]).astype(query.dtype)
+  keys, values, masks = zip(*segments, strict=True)
+  return _attend(query, keys, values, masks)
 
 
 def causal_mask(mask: Bool[Array, "b r t"]) -> Bool[Array, "b r t t"]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.families import from_hf
 
 PathLike = str | os.PathLike | Traversable
+
+_DTYPE_FIELDS = ("dtype", "torch_dtype")  # the newer spelling first
+# Weights of any framework, and the lists of their files.
+_WEIGHTS = re.compile(
+  r".*\.(safetensors|bin|pt|pth|gguf|h5|msgpack|onnx)(\.index\.json)?"
+)
 
 
 @contextlib.contextmanager
@@ -52,9 +59,14 @@ def read_json(folder: Path, name: str, required: bool = True) -> dict[str, Any]:
       )
     return {}
   try:
-    return json.loads(file.read_text(encoding="utf-8"))
+    content = json.loads(file.read_text(encoding="utf-8"))
   except ValueError as error:
-    raise ValueError(f"{file} is not valid JSON: {error}") from error
+    raise ValueError(
+      f"{file} is not valid JSON: {error}; download it again"
+    ) from error
+  if not isinstance(content, dict):
+    raise ValueError(f"{file} holds no JSON object; download it again")
+  return content
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
@@ -71,10 +83,31 @@ def load_config(path: PathLike) -> VLMConfig:
     ValueError: names the file or field that is missing or not supported.
   """
   with local_directory(path) as folder:
-    return from_hf(
-      read_json(folder, "config.json"),
-      read_json(folder, "generation_config.json", required=False),
-    )
+    content = read_json(folder, "config.json")
+    generation = read_json(folder, "generation_config.json", required=False)
+    try:
+      return from_hf(content, generation)
+    except ValueError as error:
+      raise ValueError(f"{folder / 'config.json'}: {error}") from error
+
+
+def stored_dtype(path: PathLike) -> str | None:
+  """The dtype that config.json gives its weights, None where it does not."""
+  with local_directory(path) as folder:
+    content = read_json(folder, "config.json")
+  found = [content.get(name) for name in _DTYPE_FIELDS]
+  return next((str(name) for name in found if name), None)
+
+
+def write_dtype(folder: Path, dtype: str) -> None:
+  """Puts a dtype wherever config.json names one, at the top at least."""
+  content = read_json(folder, "config.json")
+  sections = [part for part in content.values() if isinstance(part, dict)]
+  for part in (content, *sections):
+    part.update({name: dtype for name in _DTYPE_FIELDS if name in part})
+  if not any(name in content for name in _DTYPE_FIELDS):
+    content["torch_dtype"] = dtype
+  write_json(folder / "config.json", content)
 
 
 def copy_directory(path: PathLike, out: Path) -> None:
@@ -82,8 +115,5 @@ def copy_directory(path: PathLike, out: Path) -> None:
   out.mkdir(parents=True, exist_ok=True)
   with local_directory(path) as folder:
     for file in sorted(folder.iterdir()):
-      weights = file.suffix == ".safetensors" or file.name.endswith(
-        ".safetensors.index.json"
-      )
-      if file.is_file() and not weights:
+      if file.is_file() and not _WEIGHTS.fullmatch(file.name):
         shutil.copyfile(file, out / file.name)

@@ -20,6 +20,7 @@ from mirl_jax.policy.attention import (
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.families import family
 from mirl_jax.policy.inputs import Prompts
+from mirl_jax.policy.remat import rematerialise
 from mirl_jax.policy.rope import text_angles
 from mirl_jax.policy.text import (
   TextBlock,
@@ -29,7 +30,8 @@ from mirl_jax.policy.text import (
 )
 
 _MASKED = -1e30
-_UNROLL_UP_TO = 8  # layers; a scan of few small layers costs more than it saves
+# Up to this width a scan of layers costs more time than it saves memory.
+_UNROLL_WIDTH = 128
 
 
 class Nodes(NamedTuple):
@@ -79,7 +81,7 @@ def embed_prompts(
   config: VLMConfig,
   prompts: Prompts,
   dtype: Any,
-  remat: bool = False,
+  remat: str = "none",
 ) -> Embedded:
   """Runs the vision tower and puts its features where they belong."""
   x = embed_tokens(params["text"], prompts.tokens, dtype)
@@ -116,7 +118,7 @@ def _run_blocks(
   angles: Array,
   read: Callable[[Array, Array, Array], Array],
   deep: tuple[Array, ...] = (),
-  remat: bool = False,
+  remat: str = "none",
 ) -> tuple[Array, tuple[Array, Array]]:
   """All blocks; also every layer's keys and values, stacked [L, B, N, h, D].
 
@@ -137,7 +139,7 @@ def _run_blocks(
     x = block.apply({"params": layer}, x, angles, read_and_keep)
     return x, made[0]
 
-  one = jax.checkpoint(apply) if remat else apply
+  one = rematerialise(apply, remat)
 
   def body(x: Array, layer: Any):
     weights, number = layer
@@ -146,7 +148,7 @@ def _run_blocks(
       x = x.at[:, : added.shape[2]].add(added[number])
     return x, made
 
-  unroll = layers if layers <= _UNROLL_UP_TO else 1
+  unroll = layers if config.text.width <= _UNROLL_WIDTH else 1
   numbers = jnp.minimum(jnp.arange(layers), count)
   blocks = (params["text"]["blocks"], numbers)
   return jax.lax.scan(body, x, blocks, unroll=unroll)
@@ -227,6 +229,18 @@ def empty_cache(
   )
 
 
+def decode_layers(params: Any, config: VLMConfig) -> tuple[Any, ...]:
+  """The decoder's blocks one by one, for `decode_step`.
+
+  Made once, before the loop over tokens: a slice of stacked weights inside of
+  the loop is a copy of them for every token.
+  """
+  blocks = params["text"]["blocks"]
+  return tuple(
+    jax.tree.map(lambda p, i=i: p[i], blocks) for i in range(config.text.layers)
+  )
+
+
 def decode_step(
   params: Any,
   config: VLMConfig,
@@ -235,6 +249,7 @@ def decode_step(
   step: Int[Array, ""],
   ancestors: tuple[tuple[Segment, ...], ...],
   cache: Cache,
+  layers: tuple[Any, ...] | None = None,
 ) -> tuple[Float[Array, "b r d"], Cache]:
   """Feeds token number `step` of every node and extends the cache by it.
 
@@ -246,6 +261,7 @@ def decode_step(
     step: index inside the nodes, equal for all.
     ancestors: per layer, the segments above these nodes; only read.
     cache: the nodes' own keys and values.
+    layers: of `decode_layers`, where a loop has them ready.
 
   Returns:
     The normed hidden state after the token, and the cache.
@@ -259,7 +275,9 @@ def decode_step(
   written = jnp.broadcast_to(jnp.arange(t) <= step, (b, r, t))
   block = TextBlock(text)
   keys, values = list(cache.keys), list(cache.values)
-  for i in range(text.layers):
+  if layers is None:
+    layers = decode_layers(params, config)
+  for i, layer in enumerate(layers):
 
     def read(q: Array, k: Array, v: Array, i: int = i) -> Array:
       keys[i] = jax.lax.dynamic_update_slice(
@@ -271,7 +289,6 @@ def decode_step(
       own = Segment(keys[i], values[i], written)
       return attend(q[:, :, None], (*ancestors[i], own))[:, :, 0]
 
-    layer = jax.tree.map(lambda p, i=i: p[i], params["text"]["blocks"])
     x = block.apply({"params": layer}, x, angles, read)
   return (
     final_norm(params["text"], text, x),
@@ -337,7 +354,7 @@ def tree_hidden(
   prompts: Prompts,
   levels: tuple[Nodes, ...],
   dtype: Any = jnp.float32,
-  remat: bool = False,
+  remat: str = "none",
   embedded: Embedded | None = None,
 ) -> tuple[Float[Array, "b r t d"], ...]:
   """Normed states that predict every token of every level.
@@ -351,7 +368,8 @@ def tree_hidden(
     prompts: level 0.
     levels: the levels below it.
     dtype: of the activations.
-    remat: recompute each layer, the vision tower's too, in the backward pass.
+    remat: what the backward pass computes again, the vision tower's too; see
+      remat.py.
     embedded: prompt embeddings, where the caller has them already.
   """
   if embedded is None:

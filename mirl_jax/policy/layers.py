@@ -12,9 +12,42 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mirl_jax.policy.remat import keep
+
+
+@jax.custom_vjp
+def project(
+  x: Float[Array, "*n i"], kernel: Float[Array, "i o"]
+) -> Float[Array, "*n o"]:
+  """`x @ kernel`, whose kernel gradient transposes the smaller of two arrays.
+
+  XLA's CPU back end copies a transposed first operand, and the gradient
+  contracts over tokens: left to itself it copies the wider activations.
+  """
+  return jnp.dot(x, kernel)
+
+
+def _project_forward(x: Array, kernel: Array) -> tuple[Array, Any]:
+  return jnp.dot(x, kernel), (x, kernel)
+
+
+def _project_backward(saved: Any, d_y: Array) -> tuple[Array, Array]:
+  x, kernel = saved
+  rows, columns = kernel.shape
+  flat_x, flat_y = x.reshape(-1, rows), d_y.reshape(-1, columns)
+  if rows <= columns:
+    d_kernel = jnp.einsum("ni,no->io", flat_x, flat_y)
+  else:
+    d_kernel = jnp.einsum("no,ni->oi", flat_y, flat_x).T
+  return jnp.dot(d_y, kernel.T), d_kernel
+
+
+project.defvjp(_project_forward, _project_backward)
+
 
 class Dense(nn.Module):
-  """`x @ kernel + bias` over the last axis.
+  """`x @ kernel + bias` over the last axis, and a LoRA adapter's part where
+  the parameters hold one (see lora.py).
 
   Attributes:
     features: output size.
@@ -35,7 +68,13 @@ class Dense(nn.Module):
       ),
       (x.shape[-1], self.features),
     )
-    y = jnp.dot(x, kernel.astype(x.dtype))
+    y = project(x, kernel.astype(x.dtype))
+    if self.has_variable("params", "lora_a"):
+      a, b, scale = (
+        self.get_variable("params", f"lora_{name}").astype(x.dtype)
+        for name in ("a", "b", "scale")
+      )
+      y = y + jnp.dot(jnp.dot(x, a), b) * scale
     if self.bias:
       bias = self.param(
         "bias",
@@ -104,8 +143,8 @@ class SwiGLU(nn.Module):
   def __call__(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     width = x.shape[-1]
     wide = ("embed", "mlp")
-    gate = Dense(self.hidden, wide, self.bias, name="gate")(x)
-    up = Dense(self.hidden, wide, self.bias, name="up")(x)
+    gate = keep(Dense(self.hidden, wide, self.bias, name="gate")(x))
+    up = keep(Dense(self.hidden, wide, self.bias, name="up")(x))
     down = Dense(width, ("mlp", "embed"), self.bias, name="down")
     return down(jax.nn.silu(gate) * up)
 

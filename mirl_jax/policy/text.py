@@ -20,6 +20,7 @@ from mirl_jax.policy.layers import (
   init_module,
   init_stack,
 )
+from mirl_jax.policy.remat import keep
 from mirl_jax.policy.rope import rotate
 
 # (query [B, N, H, D], key [B, N, h, D], value [B, N, h, D]) -> [B, N, H, D]
@@ -42,9 +43,9 @@ class TextAttention(nn.Module):
     def normed(name: str, x: Array) -> Array:
       return RMSNorm(c.rms_eps, None, name=name)(x) if c.qk_norm else x
 
-    q = rotate(normed("q_norm", project("q", c.heads)), angles)
-    k = rotate(normed("k_norm", project("k", c.kv_heads)), angles)
-    v = project("v", c.kv_heads)
+    q = keep(rotate(normed("q_norm", project("q", c.heads)), angles))
+    k = keep(rotate(normed("k_norm", project("k", c.kv_heads)), angles))
+    v = keep(project("v", c.kv_heads))
     out = attend(q, k, v).reshape(b, n, -1)
     return Dense(c.width, ("heads", "embed"), bias=False, name="o")(out)
 
@@ -64,6 +65,7 @@ class TextBlock(nn.Module):
     c = self.config
     attention = TextAttention(c, name="attn")
     x = x + attention(RMSNorm(c.rms_eps, name="norm1")(x), angles, attend)
+    x = keep(x)
     mlp = SwiGLU(c.mlp, name="mlp")
     return x + mlp(RMSNorm(c.rms_eps, name="norm2")(x))
 
@@ -84,7 +86,30 @@ def head_logits(params: dict, hidden: Array) -> Array:
     kernel = params["head"]["kernel"].astype(hidden.dtype)
   else:
     kernel = params["embed"]["embedding"].astype(hidden.dtype).T
+  return _logits(hidden, kernel)
+
+
+@jax.custom_vjp
+def _logits(hidden: Array, kernel: Array) -> Array:
   return jnp.dot(hidden, kernel, preferred_element_type=jnp.float32)
+
+
+def _logits_forward(hidden: Array, kernel: Array) -> tuple[Array, Any]:
+  return _logits(hidden, kernel), (hidden, kernel)
+
+
+def _logits_backward(saved: Any, d_logits: Array) -> tuple[Array, Array]:
+  """As of `layers.project`; gradients sum in float32 and are stored as used."""
+  hidden, kernel = saved
+  width, vocab = kernel.shape
+  d = d_logits.astype(hidden.dtype)
+  d_kernel = jnp.einsum(
+    "ni,no->io", hidden.reshape(-1, width), d.reshape(-1, vocab)
+  )
+  return jnp.dot(d, kernel.T), d_kernel
+
+
+_logits.defvjp(_logits_forward, _logits_backward)
 
 
 def init_decoder(config: TextConfig, keys: jax.Array) -> dict[str, Any]:

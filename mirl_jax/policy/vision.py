@@ -9,6 +9,7 @@ from jaxtyping import Array
 from mirl_jax.policy.attention import attend, segment
 from mirl_jax.policy.configs import VisionConfig
 from mirl_jax.policy.layers import Dense
+from mirl_jax.policy.remat import keep
 from mirl_jax.policy.rope import rotate
 
 
@@ -45,7 +46,8 @@ class TowerAttention(nn.Module):
     b, v, _ = x.shape
     qkv = Dense(3 * c.width, ("embed", "heads"), name="qkv")(x)
     q, k, value = jnp.moveaxis(qkv.reshape(b, v, 3, c.heads, -1), 2, 0)
-    q, k = rotate(q, angles), rotate(k, angles)
+    q, k = keep(rotate(q, angles)), keep(rotate(k, angles))
+    value = keep(value)
     shape = (b, v // span, span, *q.shape[2:])
     spans = image.reshape(b, v // span, span)
     if span == v:  # several images share the slots: read one's own only

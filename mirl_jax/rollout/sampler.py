@@ -15,6 +15,7 @@ from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.forward import (
   Cache,
   Prefilled,
+  decode_layers,
   decode_step,
   empty_cache,
   gather_nodes,
@@ -170,6 +171,7 @@ def sample_stage(
   table = jnp.asarray(stop.table)
   forced = jnp.asarray(close or (config.pad_token,), jnp.int32)
   dtype = frontier.ancestors[0][0].keys.dtype
+  layers = decode_layers(params, config)
 
   def unfinished(loop: _Loop) -> Array:
     return (loop.step < t) & jnp.any(loop.sampling | (loop.closing >= 0))
@@ -219,6 +221,7 @@ def sample_stage(
       step,
       frontier.ancestors,
       loop.cache,
+      layers,
     )
 
     def put(buffer: Array, value: Array) -> Array:

@@ -16,7 +16,7 @@ VALUES = {
   "eps": 1e-8,
   "weight_decay": 0.0,
   "clip_norm": 0.0,
-  "embedding_factor": 1.0,
+  "factor": {"vision": 1.0, "merger": 1.0, "text": 1.0, "embedding": 1.0},
 }
 
 
@@ -57,7 +57,10 @@ PARAMS = {
     },
     "head": {"kernel": jnp.full((2, 3), 2.0)},
   },
-  "vision": {"patch_embed": {"kernel": jnp.full((2, 2), 2.0)}},
+  "vision": {
+    "patch_embed": {"kernel": jnp.full((2, 2), 2.0)},
+    "merger": {"fc1": {"kernel": jnp.full((2, 2), 2.0)}},
+  },
 }
 
 
@@ -79,11 +82,24 @@ def test_weight_decay_moves_kernels_and_embeddings_only():
     np.testing.assert_allclose(move, want, rtol=1e-6, err_msg=name)
 
 
-def test_embedding_factor_scales_the_token_embedding_only():
+@pytest.mark.parametrize(
+  ("part", "prefix"),
+  [
+    ("embedding", "text/embed/"),
+    ("vision", "vision/patch_embed/"),
+    ("merger", "vision/merger/"),
+    ("text", ("text/blocks/", "text/head/")),
+  ],
+)
+def test_a_parts_factor_scales_its_rate_only(part, prefix):
   base = updated(like(0.3), weight_decay=0.1)
-  got = updated(like(0.3), weight_decay=0.1, embedding_factor=3.0)
+  factors = {**VALUES["factor"], part: 3.0}
+  got = updated(like(0.3), weight_decay=0.1, factor=factors)
+  scaled = {name for name in got if name.startswith(prefix)}
+  assert scaled
+  assert scaled != set(got)
   for name, move in got.items():
-    factor = 3 if name == "text/embed/embedding" else 1
+    factor = 3 if name in scaled else 1
     np.testing.assert_allclose(move, factor * base[name], rtol=1e-6)
 
 

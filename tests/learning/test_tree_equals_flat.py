@@ -39,7 +39,7 @@ LOSSES = {
     Clip(0.04, 0.06, ratio="sequence"), kl=KL, kl_kind="k1"
   ),
   "sequence ratio, all": dataclasses.replace(
-    ALL, clip=Clip(0.04, 0.06, 1.05, "sequence"), remat=True
+    ALL, clip=Clip(0.04, 0.06, 1.05, "sequence"), remat="full"
   ),
 }
 MICRO = {

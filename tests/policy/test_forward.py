@@ -22,6 +22,7 @@ from mirl_jax.policy.forward import (
   token_logprobs,
   tree_hidden,
 )
+from mirl_jax.policy.remat import REMAT
 from mirl_jax.policy.text import head_logits
 from mirl_jax.testing_flat import (
   extend,
@@ -45,7 +46,7 @@ SHAPE = ((1, 4, 6), (2, 2, 5), (3, 1, 4))
 
 
 @functools.partial(jax.jit, static_argnames=("config", "remat"))
-def tree_logits(params, prompts, levels, config=CONFIG, remat=False):
+def tree_logits(params, prompts, levels, config=CONFIG, remat="none"):
   hidden = tree_hidden(params, config, prompts, levels, remat=remat)
   return tuple(head_logits(params["text"], h) for h in hidden)
 
@@ -254,23 +255,26 @@ def test_remat_recomputes_and_changes_no_result(name):
     hidden = tree_hidden(params, config, prompts, levels, remat=remat)
     return jnp.sum(hidden[0] ** 2)
 
-  plain, recomputing = (
-    lambda p, r=remat: jax.grad(loss)(p, r) for remat in (False, True)
-  )
+  gradients = [lambda p, r=remat: jax.grad(loss)(p, r) for remat in REMAT]
   # The scanned decoder once, and blocks of the tower (or their scan) each.
   tower = {"one group": 2, "scanned groups": 1, "irregular blocks": 3}[name]
-  for function, want in ((plain, 0), (recomputing, 1 + tower)):
+  work = []
+  for function, want in zip(gradients, (0, 1 + tower, 1 + tower), strict=True):
     text = str(jax.make_jaxpr(function)(params))
     assert len(re.findall(r"(?:checkpoint|remat\d?)\[", text)) == want
+    work.append(jax.jit(function).lower(params).cost_analysis()["flops"])
+  # `full` makes the products again, `cheap` only what stands between them.
+  assert work[0] < work[1] < work[0] + 0.3 * (work[2] - work[0])
   if name == "irregular blocks":  # one compilation suffices
-    g, rg = jax.jit(plain)(params), jax.jit(recomputing)(params)
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(
-        a, b, atol=1e-5 * float(jnp.abs(b).max()) + 1e-5
-      ),
-      rg,
-      g,
-    )
+    want, *others = (jax.jit(function)(params) for function in gradients)
+    for got in others:
+      jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(
+          a, b, atol=1e-5 * float(jnp.abs(b).max()) + 1e-5
+        ),
+        got,
+        want,
+      )
 
 
 def test_given_embeddings_are_used(params, prompts, levels):

@@ -5,6 +5,7 @@ A family's module holds
   NAMES: module of our parameter tree -> module of the published checkpoint,
     {} being the layer;
   hub_name: a tensor's published name, from any layout that is about;
+  module_name: a published module's name in transformers' model;
   read_config: config.json and generation_config.json -> VLMConfig;
   init_tower: random parameters of the vision tower, with logical axes;
   encode_images: the tower itself.

@@ -28,6 +28,7 @@ from mirl_jax.policy.layers import (
   init_module,
   init_stack,
 )
+from mirl_jax.policy.remat import keep, rematerialise
 from mirl_jax.policy.rope import vision_angles
 from mirl_jax.policy.text import decoder_names
 from mirl_jax.policy.vision import Features, TowerAttention
@@ -56,6 +57,15 @@ def hub_name(name: str) -> str:
     return name.removeprefix("model.")
   if name.startswith("model.language_model."):
     return "model." + name.removeprefix("model.language_model.")
+  return name
+
+
+def module_name(name: str) -> str:
+  """A published module's name in transformers' model."""
+  if name.startswith("visual."):
+    return f"model.{name}"
+  if name.startswith("model."):
+    return f"model.language_model.{name.removeprefix('model.')}"
   return name
 
 
@@ -116,8 +126,9 @@ class VisionBlock(nn.Module):
     span = x.shape[1] if full else c.window_patches
     attention = TowerAttention(c, name="attn")
     x = x + attention(RMSNorm(_EPS, name="norm1")(x), angles, image, span)
+    x = keep(x)
     mlp = SwiGLU(c.mlp, bias=True, name="mlp")
-    return x + mlp(RMSNorm(_EPS, name="norm2")(x))
+    return keep(x + mlp(RMSNorm(_EPS, name="norm2")(x)))
 
 
 class Merger(nn.Module):
@@ -166,7 +177,7 @@ def encode_images(
   config: Vision,
   prompts: Prompts,
   dtype: Any = jnp.float32,
-  remat: bool = False,
+  remat: str = "none",
 ) -> Features:
   """Visual tokens of every merged slot, padded slots included.
 
@@ -175,8 +186,8 @@ def encode_images(
     config: sizes.
     prompts: whose patches.
     dtype: of the activations.
-    remat: recompute each block, or regular group of blocks, in the backward
-      pass.
+    remat: what the backward pass computes again (see remat.py), by block or
+      regular group of blocks.
   """
   embed = Dense(config.width, (None, "embed"), bias=False)
   patches = prompts.patches.astype(dtype)
@@ -192,7 +203,7 @@ def encode_images(
   if period is None or period == config.depth:
     for i in range(config.depth):
       layer = jax.tree.map(lambda p, i=i: p[i], blocks)
-      one = jax.checkpoint(apply, static_argnums=2) if remat else apply
+      one = rematerialise(apply, remat, static_argnums=2)
       x = one(x, layer, i in config.full_blocks)
   else:
 
@@ -203,5 +214,5 @@ def encode_images(
       return x, None
 
     groups = jax.tree.map(lambda p: p.reshape(-1, period, *p.shape[1:]), blocks)
-    x, _ = jax.lax.scan(jax.checkpoint(group) if remat else group, x, groups)
+    x, _ = jax.lax.scan(rematerialise(group, remat), x, groups)
   return Features(Merger(config).apply({"params": params["merger"]}, x))

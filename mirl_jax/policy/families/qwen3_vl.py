@@ -29,6 +29,7 @@ from mirl_jax.policy.layers import (
   init_module,
   init_stack,
 )
+from mirl_jax.policy.remat import keep, rematerialise
 from mirl_jax.policy.rope import vision_angles
 from mirl_jax.policy.text import decoder_names
 from mirl_jax.policy.vision import Features, TowerAttention
@@ -58,6 +59,11 @@ NAMES = {
 
 def hub_name(name: str) -> str:
   """A published name; this family has one layout."""
+  return name
+
+
+def module_name(name: str) -> str:
+  """A published module's name in transformers' model: the same."""
   return name
 
 
@@ -123,6 +129,7 @@ class VisionBlock(nn.Module):
     c = self.config
     attention = TowerAttention(c, name="attn")
     x = x + attention(LayerNorm(name="norm1")(x), angles, image, x.shape[1])
+    x = keep(x)
     return x + VisionMLP(c, name="mlp")(LayerNorm(name="norm2")(x))
 
 
@@ -131,7 +138,7 @@ class VisionMLP(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    x = Dense(self.config.mlp, ("embed", "mlp"), name="fc1")(x)
+    x = keep(Dense(self.config.mlp, ("embed", "mlp"), name="fc1")(x))
     x = jax.nn.gelu(x, approximate=True)
     return Dense(self.config.width, ("mlp", "embed"), name="fc2")(x)
 
@@ -228,7 +235,7 @@ def encode_images(
   config: Vision,
   prompts: Prompts,
   dtype: Any = jnp.float32,
-  remat: bool = False,
+  remat: str = "none",
 ) -> Features:
   """Visual tokens and DeepStack features of every merged slot.
 
@@ -237,7 +244,7 @@ def encode_images(
     config: sizes.
     prompts: whose patches.
     dtype: of the activations.
-    remat: recompute each block in the backward pass.
+    remat: what the backward pass computes again, see remat.py.
   """
   embed = Dense(config.width, (None, "embed"))
   patches = prompts.patches.astype(dtype)
@@ -253,7 +260,7 @@ def encode_images(
       {"params": layer}, x, angles, prompts.patch_image
     )
 
-  one = jax.checkpoint(apply) if remat else apply
+  one = rematerialise(apply, remat)
   # States are kept in slots of the carry: as outputs of the scan they would be
   # kept for every block. The last slot takes those that nobody wants.
   slot = [deep_count] * config.depth
