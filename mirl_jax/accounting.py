@@ -8,7 +8,6 @@ import numpy as np
 
 from mirl_jax.information.estimators import MI
 from mirl_jax.learning.update import Loss
-from mirl_jax.policy.inputs import Prompts
 from mirl_jax.rollout.program import Sample
 
 # A run that learns nothing for so many steps in a row says so.
@@ -29,8 +28,7 @@ def new_counts() -> Counts:
 
 
 def scored_tokens(
-  prompts: Prompts,
-  views: Prompts | None,
+  parts: Sequence[Any],
   levels: Sequence[Any],
   stages: Sequence[Sample],
   mi: MI | None,
@@ -43,8 +41,7 @@ def scored_tokens(
   reference; the update (its forward, once).
 
   Args:
-    prompts: of the batch.
-    views: of the batch, [M, B, …], or None.
+    parts: of the batch, each with its `prompts` and its `views` or None.
     levels: of the tree, as numpy.
     stages: behind the levels.
     mi: the estimator, or None.
@@ -54,14 +51,15 @@ def scored_tokens(
   def real(mask: Any) -> int:
     return int(np.asarray(jax.device_get(mask)).sum())
 
-  prompt = real(prompts.mask)
+  prompt = sum(real(part.prompts.mask) for part in parts)
   sizes = [real(level.mask) for level in levels]
   passes = 1 + (loss.old_logprob == "recomputed") + loss.needs_reference
   total = passes * (prompt + sum(sizes))
-  if mi is not None and views is not None:
+  views = [part.views for part in parts if part.views is not None]
+  if mi is not None and views:
     number = [stage.name for stage in stages].index(mi.stage)
     above = sum(sizes[: number + 1])
-    total += real(views.mask) + mi.views * above
+    total += sum(real(view.mask) for view in views) + mi.views * above
     if not mi.reuses_sampler(stages[number].temperature):
       total += prompt + above
   return total

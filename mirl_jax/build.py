@@ -289,14 +289,36 @@ class Batcher:
     Every picture is decoded once. Both are on the mesh; the second is None
     without MI, or where `views` are not wanted.
     """
-    processor, mesh = self.policy.processor, self.policy.mesh
+    return self._place(*self._host(examples, views))
+
+  def parts(
+    self, examples: Sequence[Example], count: int
+  ) -> list[tuple[Prompts, Prompts | None]]:
+    """As `batch`, in equal parts of the questions and of one size.
+
+    What stands in for a question's images comes from the whole batch.
+    """
+    prompts, views = self._host(examples, True)
+    size = len(examples) // count
+    return [
+      self._place(
+        jax.tree.map(lambda x, at=at: x[at : at + size], prompts),
+        jax.tree.map(lambda x, at=at: x[:, at : at + size], views),
+      )
+      for at in range(0, len(examples), size)
+    ]
+
+  def _host(
+    self, examples: Sequence[Example], views: bool
+  ) -> tuple[Prompts, Prompts | None]:
+    """A batch before it goes to the devices."""
+    processor = self.policy.processor
     pictures = [processor.pictures(e) for e in examples]
     clean = [
       processor.encode(e, pictures=own)
       for e, own in zip(examples, pictures, strict=True)
     ]
     prompts = processor.collate(clean, *self._buckets(clean))
-    prompts = self._put(prompts, batch_sharding(mesh))
     if self.mi is None or not views:
       return prompts, None
     rows = self._views(self.mi, examples, pictures, clean)
@@ -304,8 +326,17 @@ class Batcher:
     stacked = jax.tree.map(
       lambda *x: np.stack(x), *[processor.collate(row, *sizes) for row in rows]
     )
+    return prompts, stacked
+
+  def _place(
+    self, prompts: Prompts, views: Prompts | None
+  ) -> tuple[Prompts, Prompts | None]:
+    mesh = self.policy.mesh
     spread = NamedSharding(mesh, P(None, ("data", "fsdp")))
-    return prompts, self._put(stacked, spread)
+    return (
+      jax.device_put(prompts, batch_sharding(mesh)),
+      None if views is None else jax.device_put(views, spread),
+    )
 
   def _views(
     self,
@@ -336,9 +367,6 @@ class Batcher:
     return [
       [stand_in(m, i) for i in range(len(examples))] for m in range(mi.views)
     ]
-
-  def _put(self, batch: Prompts, sharding: NamedSharding) -> Prompts:
-    return jax.tree.map(lambda x: jax.device_put(x, sharding), batch)
 
 
 def _buckets(config: ConfigDict, name: str) -> tuple[int, ...]:

@@ -50,9 +50,11 @@ def check_batch(config: ConfigDict, shards: int) -> None:
   Raises:
     ValueError: naming the numbers that would do.
   """
-  questions = config.train.questions
-  if questions < 1 or questions % shards:
+  questions, parts = config.train.questions, config.train.sample_parts
+  if parts < 1:
+    raise ValueError(f"train.sample_parts={parts}: give at least 1")
+  if questions < 1 or questions % (shards * parts):
     raise ValueError(
-      f"train.questions={questions}: give a multiple of {shards}, the shards"
-      " of the data axes"
+      f"train.questions={questions}: give a multiple of {shards * parts}, the"
+      f" {shards} shards of the data axes times train.sample_parts={parts}"
     )

@@ -33,6 +33,7 @@ class Command:
     workdir: directory of the run.
     config: resolved, overrides applied, locked.
     out: directory to write, of the mode that writes one.
+    profile: first step to trace and the one to stop before.
     debug: show the traceback of an error.
     help: show the flags and do nothing.
   """
@@ -41,6 +42,7 @@ class Command:
   workdir: str
   config: ConfigDict
   out: str = ""
+  profile: tuple[int, int] | None = None
   debug: bool = False
   help: str = ""
 
@@ -141,6 +143,20 @@ def override(config: ConfigDict, given: Sequence[str]) -> ConfigDict:
   return values["config"].value
 
 
+def parse_steps(text: str) -> tuple[int, int]:
+  """Reads `START:STOP`, the first step to trace and the one to stop before.
+
+  Raises:
+    ValueError: for anything else.
+  """
+  first, colon, last = text.partition(":")
+  if not (colon and first.isdecimal() and last.isdecimal()):
+    raise ValueError(f"--profile={text}: give START:STOP, two numbers of steps")
+  if not 0 < int(first) < int(last):
+    raise ValueError(f"--profile={text}: give 0 < START < STOP")
+  return int(first), int(last)
+
+
 def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
   """Reads a command line, the program's name left out.
 
@@ -165,6 +181,12 @@ def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
   out = flags.DEFINE_string(
     "out", "", "Directory that --mode=export writes.", flag_values=values
   )
+  profile = flags.DEFINE_string(
+    "profile",
+    "",
+    "START:STOP, steps of training to trace into WORKDIR/profile.",
+    flag_values=values,
+  )
   debug = flags.DEFINE_bool(
     "debug", False, "Show the traceback of an error.", flag_values=values
   )
@@ -180,6 +202,9 @@ def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
     raise ValueError(f"unexpected argument {rest[0]!r}; flags begin with --")
   if out.value and mode.value != "export":
     raise ValueError(f"--out={out.value} goes with --mode=export only")
+  if profile.value and mode.value != "train":
+    raise ValueError(f"--profile={profile.value} goes with --mode=train only")
+  steps = parse_steps(profile.value) if profile.value else None
   saved = Path(workdir.value) / CONFIG_FILE
   if mode.value in OF_A_RUN and not file.value and saved.is_file():
     config = saved_config(saved)
@@ -189,5 +214,5 @@ def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
   # Without absl's own flags.
   usage = values.get_help().split("\nabsl.flags:")[0] if show.value else ""
   return Command(
-    mode.value, workdir.value, config, out.value, debug.value, usage
+    mode.value, workdir.value, config, out.value, steps, debug.value, usage
   )

@@ -95,6 +95,7 @@ def base() -> ConfigDict:
   c.train = ConfigDict()
   c.train.steps = 60
   c.train.questions = 16  # per step, over all devices
+  c.train.sample_parts = 1  # one is judged while the next is sampled
   c.train.save_every = 20  # 0 = only at the end
   c.train.keep = 2  # checkpoints
   c.train.dump_every = 10  # rollout dumps

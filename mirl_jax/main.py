@@ -47,9 +47,10 @@ def run(argv: Sequence[str]) -> int:
     if computes_on_host():
       tune_allocator()
     module = importlib.import_module(MODES[command.mode])
+    more = {"export": command.out, "train": command.profile}
     arguments = [command.config, command.workdir]
-    if command.mode == "export":
-      arguments.append(command.out)
+    if command.mode in more:
+      arguments.append(more[command.mode])
     return getattr(module, command.mode)(*arguments)
   except Exception as error:
     code = exit_code(error)

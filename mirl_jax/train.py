@@ -5,8 +5,9 @@ One step: (1) prefill the prompts, (2) describe, (3) score by MI, (4) keep,
 """
 
 import contextlib
+import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +18,51 @@ from ml_collections import ConfigDict
 from mirl_jax import accounting, build, diagnostics
 from mirl_jax.checks import check_batch, check_same_run
 from mirl_jax.data.pipeline import batches
-from mirl_jax.evaluate import Stopped, evaluate, host_oracle, make_strategies
+from mirl_jax.evaluate import Stopped, evaluate, make_strategies
 from mirl_jax.learning import credit
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state, roles
 from mirl_jax.learning.update import build_update
 from mirl_jax.parallel.mesh import data_shards
-from mirl_jax.rewards.assess import assess
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import complete_trajectories, samples
 from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.config_files import write_config
 from mirl_jax.runs.dump import dump_rollouts
 from mirl_jax.runs.metrics import MetricsWriter
+from mirl_jax.runs.profile import Profile
 from mirl_jax.runs.progress import Progress
 from mirl_jax.runs.report import write_report
 from mirl_jax.runs.signals import StopSignals
 from mirl_jax.runs.summary import table, write_summary
+from mirl_jax.sampling import collect, launch
 from mirl_jax.start import abstract, place_state, start_params
 
 
-def train(config: ConfigDict, workdir: str) -> int:
+def train(
+  config: ConfigDict, workdir: str, profile: tuple[int, int] | None = None
+) -> int:
   """Runs or resumes training; returns the exit code.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    profile: first step to trace and the one to stop before.
 
   Raises:
     ValueError: for a config that cannot run, or that differs from the one
       that the work directory was started with.
   """
   with StopSignals() as signals:
-    return _train(config, workdir, signals)
+    return _train(config, workdir, profile, signals)
 
 
-def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
+def _train(
+  config: ConfigDict,
+  workdir: str,
+  profile: tuple[int, int] | None,
+  signals: StopSignals,
+) -> int:
   began = time.monotonic()
   primary = jax.process_index() == 0
   steps = config.train.steps
@@ -90,7 +104,7 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
   optimizer = make_optimizer(
     config.optimizer.to_dict(), steps * loss.minibatches
   )
-  update = jax.jit(
+  pure_update, traces = counted(
     build_update(
       policy.config,
       stages,
@@ -100,9 +114,9 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
       optimizer,
       config.optimizer.ema_decay,
       policy.dtype,
-    ),
-    donate_argnums=0,
+    )
   )
+  update = jax.jit(pure_update, donate_argnums=0)
   data = batches(
     build.make_source(config, "train", policy),
     config.train.questions,
@@ -143,6 +157,7 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
 
   with (
     contextlib.closing(data),
+    contextlib.closing(Profile(workdir, profile, primary)) as tracer,
     MetricsWriter(workdir, resumed, primary) as writer,
     Progress(steps, initial=step, primary=primary) as progress,
   ):
@@ -161,11 +176,22 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
         stop=lambda: signals.received is not None,
       )
 
-    def fetch() -> tuple[Any, ...]:
-      """A batch on the device, and the position in the data after it."""
+    def start_batch() -> tuple[Any, ...]:
+      """Steps 1-5 of the next step, started with the policy as it is now.
+
+      Returns the questions, their parts, and the data's position after them.
+      """
       examples = next(data)
-      prompts, views = batcher.batch(examples)
-      return examples, prompts, views, data.get_state()
+      step_key = jax.random.fold_in(key, step)
+      parts = launch(
+        rollout,
+        roles(state, frozen),
+        batcher,
+        examples,
+        step_key,
+        config.train.sample_parts,
+      )
+      return examples, parts, data.get_state()
 
     def say(name: str, sentence: str | None) -> None:
       """Says a warning, once in a run."""
@@ -204,6 +230,12 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
       if last or (saves and step % saves == 0):
         save()
 
+    def trace(following: int) -> None:
+      """Starts or ends the trace before a step."""
+      file = tracer.at(following)
+      if file is not None:
+        progress.note(f"trace: {file} (open it in ui.perfetto.dev)")
+
     try:
       if resumed is None:
         meta["before"] = measure(config.eval.final_questions)
@@ -214,55 +246,50 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
       elif meta["owed"]:
         finish(meta["owed"])
 
-      following = fetch() if step < steps else None
+      following = start_batch() if step < steps else None
       while step < steps and signals.received is None:
         tick = time.monotonic()
+        trace(step + 1)
         assert following is not None
-        examples, prompts, views, meta["data"] = following
+        examples, parts, meta["data"] = following
 
-        # 1-5. prefill, describe, score, keep, fork: one device program.
-        tree = rollout(
-          roles(state, frozen),
-          prompts,
-          views,
-          jax.random.fold_in(key, step),
-          host_oracle(examples, policy),
-        )
-        levels = jax.device_get(tree.levels)
-        sampled_at = time.monotonic()
-
-        # 6. Reward: texts, verdicts.
-        read = assess(examples, levels, policy.processor.decode, step)
+        # 1-5. prefill, describe, score, keep, fork: one device program, which
+        # runs already. 6. Reward: texts and verdicts, part by part.
+        sampled = collect(parts, policy, step)
+        levels, read = sampled.levels, sampled.read
         rewards = {
           name: build.place_batch(level.rewards, policy)
           for name, level in zip(names, read, strict=True)
         }
-        rewarded_at = time.monotonic()
 
-        # 7-8. Credit and update: one device program, while the host fetches
-        # the next batch.
-        state, metrics, advantages = update(state, tree, rewards, frozen)
+        # 7-8. Credit and update: one device program. The next batch is put
+        # behind it before its metrics are waited for, so that the device goes
+        # on while the host evaluates, writes and saves.
+        updated_at = time.monotonic()
+        state, metrics, advantages = update(
+          state, sampled.tree, rewards, frozen
+        )
         step += 1
-        following = fetch() if step < steps else None
+        following = start_batch() if step < steps else None
         row = {name: float(value) for name, value in metrics.items()}
         now = time.monotonic()
 
         meta["counts"] = accounting.count(
           meta["counts"],
           row,
-          accounting.scored_tokens(prompts, views, levels, stages, mi, loss),
+          accounting.scored_tokens(parts, levels, stages, mi, loss),
           len(examples) * complete_trajectories(program),
         )
         row |= {
           **reward_metrics(names, read),
           **accounting.counted(meta["counts"]),
           "skipped/bad_rows": meta["data"]["bad"],
-          "time/sample_s": sampled_at - tick,
-          "time/reward_s": rewarded_at - sampled_at,
-          "time/update_s": now - rewarded_at,
+          "time/sample_s": sampled.waited,
+          "time/reward_s": sampled.judged,
+          "time/update_s": now - updated_at,
           "time/step_s": now - tick,
           "tokens_per_s": row["tokens/step"] / (now - tick),
-          "compiles": rollout.compiles,
+          "compiles": rollout.compiles + len(traces),
         }
         dump = config.train.dump_every
         if dump and (step % dump == 0 or step == 1) and primary:
@@ -280,6 +307,7 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
       # A run that was finished before is not measured anew.
       if step >= steps and not meta["after"]:
         meta["after"] = measure(config.eval.final_questions)
+      trace(step + 1)
       finished = step >= steps
     except Stopped:  # by a signal: the evaluation is done after a resume
       finished = False
@@ -309,6 +337,18 @@ def _train(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     print(table(meta["before"], meta["after"]))
     print(f"report: {write_report(workdir)}")
   return 0
+
+
+def counted(function: Callable[..., Any]) -> tuple[Callable[..., Any], list]:
+  """A function to be jitted, and a list with an entry for each tracing."""
+  traces: list[None] = []
+
+  @functools.wraps(function)
+  def counting(*args: Any) -> Any:
+    traces.append(None)
+    return function(*args)
+
+  return counting, traces
 
 
 def reward_metrics(

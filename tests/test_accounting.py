@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -15,8 +17,8 @@ def prompts(mask):
   return Prompts(
     mask=mask,
     **dict.fromkeys(
-      "tokens positions next_position image_slot patches patch_hw patch_image"
-      " question".split()
+      "tokens positions next_position image_slot patches patch_hw patch_grid"
+      " patch_image question".split()
     ),
   )
 
@@ -62,8 +64,10 @@ def test_scored_tokens_are_those_of_every_pass(
   wanted = tree_passes * tree + first_passes * (text.sum() + levels[0].sum())
   if mi is not None:
     wanted += blind.sum() + 2 * levels[0].sum()
+  part = SimpleNamespace(prompts=prompts(text), views=views)
+  none = SimpleNamespace(prompts=prompts(0 * text), views=None)
   assert accounting.scored_tokens(
-    prompts(text), views, [level(x) for x in levels], STAGES, mi, Loss(**loss)
+    [part, none], [level(x) for x in levels], STAGES, mi, Loss(**loss)
   ) == int(wanted)
 
 

@@ -98,7 +98,7 @@ def test_bad_flags_are_answered_without_jax():
 def test_errors_of_a_run_have_their_codes(
   capsys, monkeypatch, tmp_path, error, code
 ):
-  def fail(config, workdir):
+  def fail(*_):
     raise error
 
   monkeypatch.setattr(train, "train", fail)
@@ -107,7 +107,7 @@ def test_errors_of_a_run_have_their_codes(
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, tmp_path):
-  def fail(config, workdir):
+  def fail(*_):
     raise KeyError("a bug")
 
   monkeypatch.setattr(train, "train", fail)
@@ -135,10 +135,13 @@ def test_a_mode_gets_the_config_and_the_workdir(monkeypatch, mode):
   argv = [f"--mode={mode}", "--config.seed=5", "--workdir=here"]
   if mode == "export":
     argv.append("--out=there")
+  if mode == "train":
+    argv.append("--profile=2:4")
   assert main.run(argv) == 7
   config, *rest = called[0]
   assert config.seed == 5
-  assert rest == (["here", "there"] if mode == "export" else ["here"])
+  more = {"export": ["there"], "train": [(2, 4)]}
+  assert rest == ["here", *more.get(mode, [])]
 
 
 @pytest.mark.parametrize("mode", ["eval", "export"])

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from mirl_jax import sampling
 from mirl_jax import testing_runs as runs
 from mirl_jax import train as loop
 from mirl_jax.evaluate import evaluate
@@ -94,7 +95,7 @@ def test_a_run_writes_all_that_the_contract_names(whole):
   ]
   assert all(row["scored_tokens"] > row["generated_tokens"] for row in trained)
   assert all(row["tree_token_ratio"] > 1 for row in trained)
-  assert all(row["compiles"] == 1 for row in trained)
+  assert all(row["compiles"] == 2 for row in trained)  # rollout, update
   assert runs.dumps(whole).keys() == {f"{n}.jsonl" for n in (1, 2, 4, 6)}
   summary = read_summary(whole)
   assert summary["after"].items() <= rows[-1].items()
@@ -297,14 +298,14 @@ def test_warnings_are_said_once_in_a_run(tmp_path, monkeypatch, at_step, capfd):
 
 def test_a_run_without_contrast_says_so(tmp_path, monkeypatch, capfd):
   """Every answer is called right: correctness cannot teach anything."""
-  read = loop.assess
+  read = sampling.assess
 
   def all_right(*args):
     levels = read(*args)
     levels[-1].rewards["correct"][:] = 1.0
     return levels
 
-  monkeypatch.setattr(loop, "assess", all_right)
+  monkeypatch.setattr(sampling, "assess", all_right)
   assert small(tmp_path) == 0
   counts = [r["skipped/no_contrast_steps"] for r in read_metrics(tmp_path)[1:]]
   assert counts == [1, 2, 3, 4, 5, 6]

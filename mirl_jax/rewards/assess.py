@@ -93,3 +93,19 @@ def assess(
     shaped = {name: x.reshape(b, k, fanout) for name, x in values.items()}
     done.append(Assessed(texts, paths, parsed, shaped))
   return done
+
+
+def joined(parts: Sequence[Sequence[Assessed]]) -> list[Assessed]:
+  """Levels of several batches' questions, one batch after the other."""
+  return [
+    Assessed(
+      texts=[row for part in level for row in part.texts],
+      paths=[row for part in level for row in part.paths],
+      parsed=[row for part in level for row in part.parsed],
+      rewards={
+        name: np.concatenate([part.rewards[name] for part in level])
+        for name in level[0].rewards
+      },
+    )
+    for level in zip(*parts, strict=True)
+  ]

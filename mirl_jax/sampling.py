@@ -1,0 +1,109 @@
+"""Sampling a step's batch, ahead of the host and part by part.
+
+A batch is sampled in parts of its questions; the answers of one part are judged
+on the host while the device samples the next. What a question draws depends on
+neither (see rollout/sampler.py).
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mirl_jax import build
+from mirl_jax.data.example import Example
+from mirl_jax.evaluate import host_oracle
+from mirl_jax.parallel.mesh import batch_sharding
+from mirl_jax.policy.inputs import Prompts
+from mirl_jax.rewards.assess import Assessed, assess, joined
+from mirl_jax.rollout.engine import Rollout
+from mirl_jax.rollout.tree import Tree
+
+
+@dataclass(frozen=True)
+class Part:
+  """Some of a batch's questions, on their way through the device."""
+
+  examples: Sequence[Example]
+  prompts: Prompts
+  views: Prompts | None
+  tree: Tree
+
+
+@dataclass(frozen=True)
+class Sampled:
+  """A whole batch of trees, on the device and read on the host.
+
+  Attributes:
+    tree: on the device, the parts' questions in order.
+    levels: of the tree, as numpy.
+    read: one entry per level.
+    waited: seconds that the host waited for tokens.
+    judged: seconds that it read and judged them.
+  """
+
+  tree: Tree
+  levels: tuple[Any, ...]
+  read: list[Assessed]
+  waited: float
+  judged: float
+
+
+def launch(
+  rollout: Rollout,
+  roles: dict[str, Any],
+  batcher: build.Batcher,
+  examples: Sequence[Example],
+  key: jax.Array,
+  parts: int,
+) -> list[Part]:
+  """Starts to sample a batch; waits for nothing but a host-decided Keep.
+
+  Args:
+    rollout: the program.
+    roles: parameters by role.
+    batcher: makes the prompts.
+    examples: B questions.
+    key: of this step.
+    parts: how many; each of B / parts questions.
+  """
+  size = len(examples) // parts
+  started = []
+  for number, (prompts, views) in enumerate(batcher.parts(examples, parts)):
+    some = examples[number * size : (number + 1) * size]
+    oracle = host_oracle(some, batcher.policy)
+    tree = rollout(roles, prompts, views, key, oracle)
+    started.append(Part(some, prompts, views, tree))
+  return started
+
+
+def collect(parts: Sequence[Part], policy: build.Policy, step: int) -> Sampled:
+  """Waits for the parts in turn and judges each as it comes."""
+  levels, read = [], []
+  waited = judged = 0.0
+  for part in parts:
+    began = time.monotonic()
+    levels.append(jax.device_get(part.tree.levels))
+    came = time.monotonic()
+    decode = policy.processor.decode
+    read.append(assess(part.examples, levels[-1], decode, step))
+    waited += came - began
+    judged += time.monotonic() - came
+  trees = [part.tree for part in parts]
+  if len(parts) == 1:
+    return Sampled(trees[0], levels[0], read[0], waited, judged)
+  tree = _concatenate(policy)(trees)
+  whole = jax.tree.map(lambda *x: np.concatenate(x), *levels)
+  return Sampled(tree, whole, joined(read), waited, judged)
+
+
+def _concatenate(policy: build.Policy) -> Callable[[list[Tree]], Tree]:
+  return jax.jit(_join_trees, out_shardings=batch_sharding(policy.mesh))
+
+
+def _join_trees(trees: list[Tree]) -> Tree:
+  return jax.tree.map(lambda *x: jnp.concatenate(x), *trees)
