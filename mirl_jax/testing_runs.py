@@ -32,7 +32,7 @@ SMALL = (
   "--config.program.describe.fanout=4",
   "--config.program.keep.k=2",
 )
-_TIMED = ("time/", "wall_s", "compiles", "tokens_per_s")
+_TIMED = ("time/", "wall_s", "compiles", "tokens_per_s", "memory/")
 
 
 def small_config(*overrides: str) -> ConfigDict:

@@ -29,6 +29,7 @@ from mirl_jax.rollout.program import complete_trajectories, samples
 from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.config_files import write_config
 from mirl_jax.runs.dump import dump_rollouts
+from mirl_jax.runs.memory import memory
 from mirl_jax.runs.metrics import MetricsWriter
 from mirl_jax.runs.profile import Profile
 from mirl_jax.runs.progress import Progress
@@ -290,6 +291,7 @@ def _train(
           "time/step_s": now - tick,
           "tokens_per_s": row["tokens/step"] / (now - tick),
           "compiles": rollout.compiles + len(traces),
+          **memory(),
         }
         dump = config.train.dump_every
         if dump and (step % dump == 0 or step == 1) and primary:

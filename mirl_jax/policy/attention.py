@@ -7,6 +7,8 @@ no joint array is built. Differentiable in queries, keys and values; the
 backward pass keeps no logits.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +17,8 @@ from jaxtyping import Array, Bool, Float
 
 from mirl_jax.policy.remat import keep
 
+# Most logits alive at a time, in one layer; more queries are taken in parts.
+_BUDGET = 1 << 26
 _MASKED = -1e30  # finite, so that a fully masked segment cannot make NaN
 
 
@@ -60,6 +64,50 @@ def _ungroup(x: Array, shape: tuple[int, ...]) -> Array:
   return jnp.moveaxis(x, 3, 2).reshape(b, r, t, heads, *x.shape[5:])
 
 
+def _split(x: Array, axis: int, count: int) -> Array:
+  """Cuts an axis into `count` equal parts, which come first."""
+  size = x.shape[axis] // count
+  x = x.reshape(*x.shape[:axis], count, size, *x.shape[axis + 1 :])
+  return jnp.moveaxis(x, axis, 0)
+
+
+def _joined(x: Array, axis: int) -> Array:
+  """The inverse of `_split`."""
+  x = jnp.moveaxis(x, 0, axis)
+  return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
+
+
+def _parts(rows: tuple[int, ...], queries: int, keys: int) -> int:
+  """In how many parts the queries are taken, so that logits fit the budget."""
+  logits = math.prod(rows) * keys
+  enough = (n for n in range(1, queries + 1) if queries % n == 0)
+  return next((n for n in enough if logits <= n * _BUDGET), queries)
+
+
+def _by_parts(
+  function: Callable[..., Any], mask: Array, *rows: Array
+) -> tuple[Any, bool]:
+  """Maps over parts of grouped queries, one after the other.
+
+  Args:
+    function: of a part's mask and rows.
+    mask: [B, G, S], or [B, G, Q, S].
+    rows: [B, G, h, Q·r, …] each.
+
+  Returns:
+    The function's results, and whether they have a leading axis of parts.
+  """
+  queries = mask.shape[2] if mask.ndim == 4 else rows[0].shape[3]
+  count = _parts(rows[0].shape[:4], queries, mask.shape[-1])
+  if count == 1:
+    return function(mask, *rows), False
+  split = [_split(x, 3, count) for x in rows]
+  if mask.ndim == 3:
+    return jax.lax.map(lambda x: function(mask, *x), split), True
+  masks = _split(mask, 2, count)
+  return jax.lax.map(lambda x: function(x[0], *x[1]), (masks, split)), True
+
+
 def _logits(q: Array, keys: Array, mask: Array) -> Array:
   """Scaled and masked logits [B, G, h, Q·r, S] of grouped queries."""
   logits = jnp.einsum(
@@ -82,18 +130,23 @@ def _attend_one(
 
   Shapes [B, R, T, H, D], [B, R, T, H], [B, R, T, H], all float32.
   """
-  groups, kv_heads = keys.shape[1:3]
-  logits = _logits(_group(query, groups, kv_heads), keys, mask)
-  top = jnp.max(logits, axis=-1)
-  weights = jnp.exp(logits - top[..., None])
-  total = jnp.sum(weights, axis=-1)
-  out = jnp.einsum(
-    "bghqs,bghsd->bghqd",
-    weights.astype(values.dtype),
-    values,
-    preferred_element_type=jnp.float32,
-  )
-  out, top, total = (_ungroup(x, query.shape) for x in (out, top, total))
+
+  def part(mask: Array, q: Array) -> tuple[Array, Array, Array]:
+    logits = _logits(q, keys, mask)
+    top = jnp.max(logits, axis=-1)
+    weights = jnp.exp(logits - top[..., None])
+    out = jnp.einsum(
+      "bghqs,bghsd->bghqd",
+      weights.astype(values.dtype),
+      values,
+      preferred_element_type=jnp.float32,
+    )
+    return out, top, jnp.sum(weights, axis=-1)
+
+  made, parted = _by_parts(part, mask, _group(query, *keys.shape[1:3]))
+  if parted:
+    made = tuple(_joined(x, 3) for x in made)
+  out, top, total = (_ungroup(x, query.shape) for x in made)
   return out, top, total
 
 
@@ -130,6 +183,46 @@ def _attend_forward(
   return out, (query, keys, values, masks, out, lse)
 
 
+def _backward_one(
+  query: Array,
+  keys: Array,
+  values: Array,
+  mask: Array,
+  lse: Array,
+  d_out: Array,
+  inner: Array,
+) -> tuple[Array, Array, Array]:
+  """What one segment adds to the gradients of queries, keys and values."""
+  dtype, sizes = query.dtype, keys.shape[1:3]
+
+  def part(mask: Array, q: Array, d: Array, lse: Array, inner: Array):
+    weights = jnp.exp(_logits(q, keys, mask) - lse[..., None])
+    d_weights = jnp.einsum(
+      "bghqd,bghsd->bghqs", d, values, preferred_element_type=jnp.float32
+    )
+    d_logits = weights * (d_weights - inner[..., None]) * q.shape[-1] ** -0.5
+    d_logits = d_logits.astype(dtype)
+    d_value = jnp.einsum("bghqd,bghqs->bghds", d, weights.astype(dtype))
+    d_key = jnp.einsum("bghqd,bghqs->bghds", q, d_logits)
+    d_q = jnp.einsum(
+      "bghqs,bghsd->bghqd", d_logits, keys, preferred_element_type=jnp.float32
+    )
+    return d_q, d_key, d_value
+
+  rows = [_group(x, *sizes) for x in (query, d_out)]
+  rows += [_group(x[..., None], *sizes)[..., 0] for x in (lse, inner)]
+  (d_q, d_key, d_value), parted = _by_parts(part, mask, *rows)
+  if parted:
+    d_q = _joined(d_q, 3)
+    d_key, d_value = (
+      jnp.sum(x, axis=0, dtype=jnp.float32) for x in (d_key, d_value)
+    )
+  d_key, d_value = (
+    jnp.swapaxes(x, 3, 4).astype(dtype) for x in (d_key, d_value)
+  )
+  return _ungroup(d_q, query.shape), d_key, d_value
+
+
 def _attend_backward(saved: Any, d_out: Array) -> Any:
   """Gradients from the log-sum-exp; the logits are computed again.
 
@@ -139,27 +232,16 @@ def _attend_backward(saved: Any, d_out: Array) -> Any:
   """
   query, keys, values, masks, out, lse = saved
   inner = jnp.sum(d_out.astype(jnp.float32) * out, axis=-1, dtype=jnp.float32)
+  made = [
+    _backward_one(query, *each, lse, d_out, inner)
+    for each in zip(keys, values, masks, strict=True)
+  ]
   d_query = jnp.zeros(query.shape, jnp.float32)
-  d_keys, d_values = [], []
-  for key, value, mask in zip(keys, values, masks, strict=True):
-    sizes = key.shape[1:3]
-    q, d = _group(query, *sizes), _group(d_out, *sizes)
-    rows, shift = (_group(x[..., None], *sizes) for x in (lse, inner))
-    weights = jnp.exp(_logits(q, key, mask) - rows)
-    d_weights = jnp.einsum(
-      "bghqd,bghsd->bghqs", d, value, preferred_element_type=jnp.float32
-    )
-    d_logits = weights * (d_weights - shift) * q.shape[-1] ** -0.5
-    d_logits = d_logits.astype(query.dtype)
-    d_value = jnp.einsum("bghqd,bghqs->bghds", d, weights.astype(query.dtype))
-    d_key = jnp.einsum("bghqd,bghqs->bghds", q, d_logits)
-    d_values.append(jnp.swapaxes(d_value, 3, 4))
-    d_keys.append(jnp.swapaxes(d_key, 3, 4))
-    d_q = jnp.einsum(
-      "bghqs,bghsd->bghqd", d_logits, key, preferred_element_type=jnp.float32
-    )
-    d_query += _ungroup(d_q, query.shape)
-  return d_query.astype(query.dtype), tuple(d_keys), tuple(d_values), None
+  for d_q, _, _ in made:
+    d_query += d_q
+  d_keys = tuple(d_key for _, d_key, _ in made)
+  d_values = tuple(d_value for _, _, d_value in made)
+  return d_query.astype(query.dtype), d_keys, d_values, None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

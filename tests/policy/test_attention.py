@@ -3,7 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirl_jax.policy.attention import Segment, attend, causal_mask
+from mirl_jax.policy import attention
+from mirl_jax.policy.attention import (
+  Segment,
+  attend,
+  causal_mask,
+  segment,
+)
 
 # (groups G, keys S, whether the mask is per query) of each segment read by
 # R = 6 nodes of T = 3 tokens.
@@ -176,3 +182,45 @@ def test_causal_mask_reads_itself_and_earlier_real_tokens():
     [[1, 0, 0], [1, 1, 0], [1, 1, 1]],
   ]
   np.testing.assert_array_equal(got[0], np.array(want, bool))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("budget", [1, 150, 400])
+def test_queries_taken_in_parts_change_nothing(name, budget, monkeypatch):
+  query, segments = random_case(CASES[name], 5)
+  pay = jnp.asarray(np.random.default_rng(1).normal(size=query.shape))
+
+  def run(query, floats):
+    parts = tuple(
+      Segment(k, v, s.mask) for (k, v), s in zip(floats, segments, strict=True)
+    )
+    return jnp.sum(attend(query, parts) * pay)
+
+  floats = [(s.keys, s.values) for s in segments]
+  both = jax.value_and_grad(run, argnums=(0, 1))
+  want = both(query, floats)
+  monkeypatch.setattr(attention, "_BUDGET", budget)
+  assert "scan" in str(jax.make_jaxpr(both)(query, floats))
+  jax.tree.map(
+    lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=5e-6),
+    both(query, floats),
+    want,
+  )
+
+
+def test_parts_bound_the_memory_of_long_prompts(monkeypatch):
+  """Forward and backward over 1,024 tokens hold a part of the logits only."""
+  x = jax.ShapeDtypeStruct((1, 1, 1024, 4, 8), jnp.float32)
+  mask = causal_mask(jnp.ones((1, 1, 1024), bool))
+
+  def loss(q, k, v):
+    return jnp.sum(attend(q, (segment(k, v, mask),)) ** 2)
+
+  def temporary():
+    made = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile()
+    return made.memory_analysis().temp_size_in_bytes
+
+  logits = 4 * 1024 * 1024 * 4  # bytes
+  assert temporary() > logits
+  monkeypatch.setattr(attention, "_BUDGET", 1 << 18)
+  assert temporary() < logits / 2

@@ -1,5 +1,7 @@
 """Whole programs on the device against independent sequences."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,6 +160,16 @@ def test_one_trace_serves_every_batch_of_a_shape(three, roles):
   )
   assert engine.compiles == 1
   assert again.levels[0].tokens.shape == (3, 1, 4, 8)
+
+
+def test_the_device_program_never_asks_the_host(three, roles):
+  engine, _ = three
+  (part,) = engine._parts
+  args = (roles, tiny.random_prompts(CONFIG, 9), views_of(9))
+  text = part.lower(*args, jax.random.key(9), None, None).as_text()
+  assert "while" in text  # the decode loops are in it
+  for word in ("callback", "infeed", "outfeed", "send", "recv"):
+    assert not re.search(rf"\b[\w.]*{word}\w*\(", text), word
 
 
 def test_the_same_key_gives_the_same_tree(three, roles):
