@@ -1,9 +1,8 @@
 """glibc's allocator, set for a program whose arrays live in host memory.
 
 By default glibc maps every large array anew and gives it back when freed, so
-that each step pays for the same page faults again. Kept in the heap instead,
-backward passes on the CPU run two to three times as fast
-(`python -m benchmarks.update --allocator=both`).
+that each step pays for the same page faults again. Here they stay in the heap;
+`python -m benchmarks.update --allocator=default` shows what that saves.
 """
 
 import ctypes

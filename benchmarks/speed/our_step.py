@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.speed.model import SIZES, examples
 from benchmarks.speed.ours import endless, fitting_update, never
-from benchmarks.speed.workers import hide_torch
+from benchmarks.speed.workers import hide_torch, set_allocator
 from mirl_jax import build
 from mirl_jax.config import get_config
 from mirl_jax.learning import credit
@@ -138,4 +138,5 @@ class Step:
 
 def contender(method: str, folder: str, **values: Any) -> Step:
   hide_torch()
+  set_allocator()
   return Step(method, Path(folder), **values)

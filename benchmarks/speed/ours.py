@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.speed.model import SIZES, Sizes, load_prompts
+from benchmarks.speed.workers import set_allocator
 from mirl_jax.build import DTYPES
 from mirl_jax.config import base
 from mirl_jax.learning.credit import Guards, Term
@@ -31,7 +32,7 @@ from mirl_jax.rollout.stop import Stop
 from mirl_jax.rollout.tree import Level, Tree
 
 _STAGE = "response"
-_MEMORY_SHARE = 0.4  # of what is free: others may keep what they freed
+_MEMORY_SHARE = 0.2  # of what is free: the others keep what they freed
 GREEDY_TOKENS = 6
 
 
@@ -243,6 +244,7 @@ def contender(
     config: name of the sizes.
     dtype: of activations.
   """
+  set_allocator()
   path = Path(folder)
   if task == "rollout":
     made: Base = Sampling(path, dtype, way, SIZES[config])

@@ -21,6 +21,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from mirl_jax.host_memory import computes_on_host, tune_allocator
+
+ALLOCATOR = "BENCHMARK_ALLOCATOR"  # tuned or default, of our workers
 _ROOT = Path(__file__).parents[2]
 _REFERENCES = Path("/proc/self/clear_refs")
 _PDEATHSIG = 1  # prctl's PR_SET_PDEATHSIG
@@ -166,6 +169,12 @@ def hide_torch() -> None:
   transformers' tokenizers would load it into our process."""
   finder = importlib.machinery.PathFinder
   sys.meta_path[sys.meta_path.index(finder)] = _Others
+
+
+def set_allocator() -> None:
+  """Sets glibc's allocator as `mirl_jax.main` does, unless told otherwise."""
+  if os.environ.get(ALLOCATOR) != "default" and computes_on_host():
+    tune_allocator()
 
 
 def cores() -> int:
