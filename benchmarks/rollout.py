@@ -28,7 +28,7 @@ def agree(checks: dict[str, dict[str, Any]], strict: bool) -> dict[str, float]:
   """Share of greedy tokens that are those of the tree; all in float32."""
   tree = np.array(checks["tree"]["tokens"])
   out = {}
-  for name in ("torch", "flat"):
+  for name in checks.keys() - {"tree"}:
     same = float(np.mean(np.array(checks[name]["tokens"]) == tree))
     if strict and same < 1:
       raise ValueError(f"{name} and tree agree on {same:.1%} of greedy tokens")
