@@ -5,6 +5,7 @@ on the host while the device samples the next. What a question draws depends on
 neither (see rollout/sampler.py).
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from mirl_jax import build
 from mirl_jax.data.example import Example
@@ -96,13 +98,14 @@ def collect(parts: Sequence[Part], policy: build.Policy, step: int) -> Sampled:
   trees = [part.tree for part in parts]
   if len(parts) == 1:
     return Sampled(trees[0], levels[0], read[0], waited, judged)
-  tree = _concatenate(policy)(trees)
+  tree = _joiner(policy.mesh)(trees)
   whole = jax.tree.map(lambda *x: np.concatenate(x), *levels)
   return Sampled(tree, whole, joined(read), waited, judged)
 
 
-def _concatenate(policy: build.Policy) -> Callable[[list[Tree]], Tree]:
-  return jax.jit(_join_trees, out_shardings=batch_sharding(policy.mesh))
+@functools.cache  # one jitted function, not one per step
+def _joiner(mesh: Mesh) -> Callable[[list[Tree]], Tree]:
+  return jax.jit(_join_trees, out_shardings=batch_sharding(mesh))
 
 
 def _join_trees(trees: list[Tree]) -> Tree:

@@ -164,6 +164,12 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
   resumed = checkpoints.latest()
   meta: dict[str, Any] = {"mode": "sft", "data": None, "wall_s": 0.0}
   if c.from_scratch:
+    others = [p for p, how in config.policy.train.items() if how != "full"]
+    if others:
+      raise ValueError(
+        f"sft.from_scratch needs policy.train.{others[0]}=full: new weights"
+        " that are not trained teach nothing"
+      )
     base = Path(workdir) / "base"
     if not base.is_dir():
       draft = Path(workdir) / "base.tmp"  # a kill leaves no half of it

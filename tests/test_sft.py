@@ -154,3 +154,9 @@ def test_ahead_stops_making_when_it_is_closed():
   count = len(made)
   time.sleep(0.3)
   assert len(made) == count < 10
+
+
+def test_new_weights_are_trained_in_full(tmp_path):
+  flags = ("--config.sft.from_scratch=true", "--config.policy.train.text=lora")
+  with pytest.raises(ValueError, match=r"needs policy\.train\.text=full"):
+    mode.sft(runs.small_config(*flags), str(tmp_path))
