@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.forward import Nodes, embed_prompts
 from mirl_jax.policy.inputs import Prompts
-from mirl_jax.policy.rope import text_angles
+from mirl_jax.policy.rope import text_rotation
 from mirl_jax.policy.text import TextBlock, final_norm, head_logits
 
 
@@ -78,7 +78,7 @@ def flat_logits(
   """Logits after every token of independent sequences, densely computed."""
   text = config.text
   x, deep = embed_prompts(params, config, prompts, jnp.float32)
-  angles = text_angles(
+  turn = text_rotation(
     prompts.positions,
     text.mrope_section,
     text.head_dim,
@@ -96,7 +96,7 @@ def flat_logits(
 
   for i in range(text.layers):
     layer = jax.tree.map(lambda p, i=i: p[i], params["text"]["blocks"])
-    x = TextBlock(text).apply({"params": layer}, x, angles, read)
+    x = TextBlock(text).apply({"params": layer}, x, turn, read)
     if i < len(deep):
       x = x + deep[i]
   return head_logits(params["text"], final_norm(params["text"], text, x))

@@ -18,13 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mirl_jax.policy.configs import VLMConfig
-from mirl_jax.policy.forward import (
-  Nodes,
-  shape_logits,
-  token_logprobs,
-  tree_hidden,
-)
+from mirl_jax.policy.forward import Nodes, tree_hidden
 from mirl_jax.policy.inputs import Prompts
+from mirl_jax.policy.logprobs import shape_logits, token_logprobs
 from mirl_jax.policy.text import head_logits
 
 VIEWS = ("removed", "blank", "masked", "other", "other_same_question")

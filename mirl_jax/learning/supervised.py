@@ -14,13 +14,9 @@ from flax import struct
 from mirl_jax.data.example import Example
 from mirl_jax.learning.state import TrainState, step_params
 from mirl_jax.policy.configs import VLMConfig
-from mirl_jax.policy.forward import (
-  Nodes,
-  embed_prompts,
-  token_logprobs,
-  tree_hidden,
-)
+from mirl_jax.policy.forward import Nodes, embed_prompts, tree_hidden
 from mirl_jax.policy.inputs import Prompts
+from mirl_jax.policy.logprobs import token_logprobs
 from mirl_jax.policy.parts import join
 from mirl_jax.policy.processing import Processor
 from mirl_jax.policy.text import final_norm, head_logits

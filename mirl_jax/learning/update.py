@@ -20,7 +20,8 @@ from mirl_jax.learning.objectives import (
 )
 from mirl_jax.learning.state import TrainState, roles, step_params
 from mirl_jax.policy.configs import VLMConfig
-from mirl_jax.policy.forward import token_logprobs, tree_hidden
+from mirl_jax.policy.forward import tree_hidden
+from mirl_jax.policy.logprobs import token_logprobs
 from mirl_jax.policy.parts import join
 from mirl_jax.policy.remat import REMAT
 from mirl_jax.rollout.program import Sample

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mirl_jax.policy.products import smaller_second
 from mirl_jax.policy.remat import keep
 
 # Most logits alive at a time, in one layer; more queries are taken in parts.
@@ -110,9 +111,11 @@ def _by_parts(
 
 def _logits(q: Array, keys: Array, mask: Array) -> Array:
   """Scaled and masked logits [B, G, h, Q·r, S] of grouped queries."""
-  logits = jnp.einsum(
-    "bghqd,bghsd->bghqs", q, keys, preferred_element_type=jnp.float32
-  )
+  spec = "bghqd,bghsd->bghqs"
+  if q.shape[3] < keys.shape[3]:
+    logits = smaller_second(spec, q, keys, jnp.float32)
+  else:
+    logits = jnp.einsum(spec, q, keys, preferred_element_type=jnp.float32)
   logits = logits * q.shape[-1] ** -0.5
   if mask.ndim == 3:
     return jnp.where(mask[:, :, None, None, :], logits, _MASKED)

@@ -1,6 +1,6 @@
-"""The policy as pure functions: prefill, one decode step, and tree scoring.
+"""The policy as pure functions: prefill and the forward over a tree.
 
-All three compute a token once. A child node attends to its ancestors'
+Both compute a token once. A child node attends to its ancestors'
 segments where they lie; nothing is repeated per child.
 """
 
@@ -21,15 +21,13 @@ from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.families import family
 from mirl_jax.policy.inputs import Prompts
 from mirl_jax.policy.remat import rematerialise
-from mirl_jax.policy.rope import text_angles
+from mirl_jax.policy.rope import text_rotation
 from mirl_jax.policy.text import (
   TextBlock,
   embed_tokens,
   final_norm,
-  head_logits,
 )
 
-_MASKED = -1e30
 # Up to this width a scan of layers costs more time than it saves memory.
 _UNROLL_WIDTH = 128
 
@@ -115,7 +113,7 @@ def _run_blocks(
   params: Any,
   config: VLMConfig,
   x: Array,
-  angles: Array,
+  turn: Array,
   read: Callable[[Array, Array, Array], Array],
   deep: tuple[Array, ...] = (),
   remat: str = "none",
@@ -136,7 +134,7 @@ def _run_blocks(
       made.append((k, v))
       return read(q, k, v)
 
-    x = block.apply({"params": layer}, x, angles, read_and_keep)
+    x = block.apply({"params": layer}, x, turn, read_and_keep)
     return x, made[0]
 
   one = rematerialise(apply, remat)
@@ -154,9 +152,9 @@ def _run_blocks(
   return jax.lax.scan(body, x, blocks, unroll=unroll)
 
 
-def _angles(config: VLMConfig, positions: Array) -> Array:
+def text_turn(config: VLMConfig, positions: Array) -> Array:
   text = config.text
-  return text_angles(
+  return text_rotation(
     positions,
     text.mrope_section,
     text.head_dim,
@@ -165,7 +163,7 @@ def _angles(config: VLMConfig, positions: Array) -> Array:
   )
 
 
-def _text_positions(positions: Array) -> Array:
+def text_positions(positions: Array) -> Array:
   """Text advances all three axes alike: [B, N] -> [B, 3, N]."""
   return jnp.broadcast_to(
     positions[:, None], (positions.shape[0], 3, positions.shape[1])
@@ -191,7 +189,7 @@ def prefill(
     params,
     config,
     embedded.tokens,
-    _angles(config, prompts.positions),
+    text_turn(config, prompts.positions),
     read,
     embedded.deep,
   )
@@ -203,96 +201,6 @@ def prefill(
     ),
     hidden=final_norm(params["text"], config.text, last),
     position=prompts.next_position[:, None],
-  )
-
-
-class Cache(NamedTuple):
-  """Keys and values of the nodes being decoded, per layer [B, R, h, T, D].
-
-  A tuple of arrays rather than one stacked array: each is written in place.
-  """
-
-  keys: tuple[Array, ...]
-  values: tuple[Array, ...]
-
-
-def empty_cache(
-  config: VLMConfig, b: int, r: int, t: int, dtype: Any = jnp.float32
-) -> Cache:
-  """Zeroed cache for R nodes of T tokens for each of B questions."""
-  text = config.text
-  shape = (b, r, text.kv_heads, t, text.head_dim)
-  layers = range(text.layers)
-  return Cache(
-    tuple(jnp.zeros(shape, dtype) for _ in layers),
-    tuple(jnp.zeros(shape, dtype) for _ in layers),
-  )
-
-
-def decode_layers(params: Any, config: VLMConfig) -> tuple[Any, ...]:
-  """The decoder's blocks one by one, for `decode_step`.
-
-  Made once, before the loop over tokens: a slice of stacked weights inside of
-  the loop is a copy of them for every token.
-  """
-  blocks = params["text"]["blocks"]
-  return tuple(
-    jax.tree.map(lambda p, i=i: p[i], blocks) for i in range(config.text.layers)
-  )
-
-
-def decode_step(
-  params: Any,
-  config: VLMConfig,
-  tokens: Int[Array, "b r"],
-  positions: Int[Array, "b r"],
-  step: Int[Array, ""],
-  ancestors: tuple[tuple[Segment, ...], ...],
-  cache: Cache,
-  layers: tuple[Any, ...] | None = None,
-) -> tuple[Float[Array, "b r d"], Cache]:
-  """Feeds token number `step` of every node and extends the cache by it.
-
-  Args:
-    params: the policy's parameters.
-    config: sizes.
-    tokens: the token of each node.
-    positions: its position.
-    step: index inside the nodes, equal for all.
-    ancestors: per layer, the segments above these nodes; only read.
-    cache: the nodes' own keys and values.
-    layers: of `decode_layers`, where a loop has them ready.
-
-  Returns:
-    The normed hidden state after the token, and the cache.
-  """
-  text = config.text
-  dtype = cache.keys[0].dtype
-  b, r = tokens.shape
-  t = cache.keys[0].shape[3]
-  x = embed_tokens(params["text"], tokens, dtype)
-  angles = _angles(config, _text_positions(positions))
-  written = jnp.broadcast_to(jnp.arange(t) <= step, (b, r, t))
-  block = TextBlock(text)
-  keys, values = list(cache.keys), list(cache.values)
-  if layers is None:
-    layers = decode_layers(params, config)
-  for i, layer in enumerate(layers):
-
-    def read(q: Array, k: Array, v: Array, i: int = i) -> Array:
-      keys[i] = jax.lax.dynamic_update_slice(
-        keys[i], k[:, :, :, None], (0, 0, 0, step, 0)
-      )
-      values[i] = jax.lax.dynamic_update_slice(
-        values[i], v[:, :, :, None], (0, 0, 0, step, 0)
-      )
-      own = Segment(keys[i], values[i], written)
-      return attend(q[:, :, None], (*ancestors[i], own))[:, :, 0]
-
-    x = block.apply({"params": layer}, x, angles, read)
-  return (
-    final_norm(params["text"], text, x),
-    Cache(tuple(keys), tuple(values)),
   )
 
 
@@ -384,10 +292,10 @@ def tree_hidden(
       embed_tokens(params["text"], level.tokens.reshape(b, r * t), dtype)
     )
     position = (start[..., None] + jnp.arange(t)).reshape(b, r * t)
-    positions.append(_text_positions(position))
+    positions.append(text_positions(position))
     sizes.append(r * t)
   x = jnp.concatenate(xs, axis=1)
-  angles = _angles(config, jnp.concatenate(positions, axis=2))
+  turn = text_turn(config, jnp.concatenate(positions, axis=2))
   borders = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
   prompt_causal = causal_mask(prompts.mask[:, None])
   causal = [causal_mask(level.mask) for level in levels]
@@ -418,7 +326,7 @@ def tree_hidden(
       outs.append(attend(qs[number + 1], (*above, own)))
     return jnp.concatenate([o.reshape(b, -1, *o.shape[3:]) for o in outs], 1)
 
-  x, _ = _run_blocks(params, config, x, angles, read, embedded.deep, remat)
+  x, _ = _run_blocks(params, config, x, turn, read, embedded.deep, remat)
   hidden = split(final_norm(params["text"], config.text, x))
   masks = [prompts.mask[:, None]] + [level.mask for level in levels]
   predictions = []
@@ -433,74 +341,3 @@ def tree_hidden(
       jnp.concatenate([first[:, :, None], own[:, :, :-1]], axis=2)
     )
   return tuple(predictions)
-
-
-def shape_logits(
-  logits: Float[Array, "*n v"],
-  temperature: float,
-  banned: tuple[int, ...],
-) -> Float[Array, "*n v"]:
-  """The one place where temperature and banned tokens are applied.
-
-  Temperature 0 (greedy) leaves the scale alone: log-probs are reported at 1.
-  """
-  if temperature not in (0.0, 1.0):
-    logits = logits / temperature
-  if banned:
-    ids = jnp.arange(logits.shape[-1])
-    ban = jnp.isin(ids, jnp.asarray(banned), assume_unique=True)
-    logits = jnp.where(ban, _MASKED, logits)
-  return logits
-
-
-def token_logprobs(
-  params: Any,
-  hidden: Float[Array, "b r t d"],
-  tokens: Int[Array, "b r t"],
-  temperature: float = 1.0,
-  banned: tuple[int, ...] = (),
-  budget: int = 1 << 26,
-) -> tuple[Float[Array, "b r t"], Float[Array, "b r t"]]:
-  """Log-prob of each token and the entropy of its distribution, in nats.
-
-  Args:
-    params: the policy's parameters.
-    hidden: normed states that predict the tokens.
-    tokens: the tokens.
-    temperature: of the sampler.
-    banned: ids that the sampler may not emit.
-    budget: most logits alive at a time; longer inputs are done in chunks of
-      tokens, recomputed in the backward pass.
-  """
-  b, r, t, d = hidden.shape
-  vocab = params["text"]["embed"]["embedding"].shape[0]
-
-  def score(hidden: Array, tokens: Array) -> tuple[Array, Array]:
-    logits = head_logits(params["text"], hidden)
-    logits = shape_logits(logits, temperature, banned)
-    total = jax.nn.logsumexp(logits, axis=-1)
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    mean = jnp.sum(jnp.exp(logits - total[..., None]) * logits, axis=-1)
-    return chosen - total, total - mean
-
-  flat_hidden, flat_tokens = hidden.reshape(b, r * t, d), tokens.reshape(b, -1)
-  if b * r * t * vocab <= budget:
-    logprob, entropy = score(flat_hidden, flat_tokens)
-  else:
-    chunk = max(1, budget // (b * vocab))
-    pad = -(r * t) % chunk
-    flat_hidden = jnp.pad(flat_hidden, ((0, 0), (0, pad), (0, 0)))
-    flat_tokens = jnp.pad(flat_tokens, ((0, 0), (0, pad)))
-    count = (r * t + pad) // chunk
-    chunks = (
-      jnp.moveaxis(flat_hidden.reshape(b, count, chunk, d), 1, 0),
-      jnp.moveaxis(flat_tokens.reshape(b, count, chunk), 1, 0),
-    )
-    _, (logprob, entropy) = jax.lax.scan(
-      lambda carry, x: (carry, jax.checkpoint(score)(*x)), None, chunks
-    )
-    logprob, entropy = (
-      jnp.moveaxis(y, 0, 1).reshape(b, -1)[:, : r * t]
-      for y in (logprob, entropy)
-    )
-  return logprob.reshape(b, r, t), entropy.reshape(b, r, t)

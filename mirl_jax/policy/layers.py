@@ -12,7 +12,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from mirl_jax.policy.products import smaller_second
 from mirl_jax.policy.remat import keep
+
+# The name of a kernel that lies [o, i], where one stands for a `kernel`.
+TRANSPOSED = "kernel_t"
 
 
 @jax.custom_vjp
@@ -45,6 +49,15 @@ def _project_backward(saved: Any, d_y: Array) -> tuple[Array, Array]:
 project.defvjp(_project_forward, _project_backward)
 
 
+def project_rows(
+  x: Float[Array, "*n i"], kernel_t: Float[Array, "o i"], dtype: Any = None
+) -> Float[Array, "*n o"]:
+  """`x @ kernel_t.T` for few rows of x, as in decoding; of the given dtype."""
+  rows = x.reshape(-1, x.shape[-1])
+  y = smaller_second("ni,oi->no", rows, kernel_t, dtype)
+  return y.reshape(*x.shape[:-1], -1)
+
+
 class Dense(nn.Module):
   """`x @ kernel + bias` over the last axis, and a LoRA adapter's part where
   the parameters hold one (see lora.py).
@@ -61,14 +74,18 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "*n i"]) -> Float[Array, "*n o"]:
-    kernel = self.param(
-      "kernel",
-      nn.with_logical_partitioning(
-        nn.initializers.normal(0.02), tuple(self.axes)
-      ),
-      (x.shape[-1], self.features),
-    )
-    y = project(x, kernel.astype(x.dtype))
+    if self.has_variable("params", TRANSPOSED):
+      kernel_t = self.get_variable("params", TRANSPOSED)
+      y = project_rows(x, kernel_t.astype(x.dtype))
+    else:
+      kernel = self.param(
+        "kernel",
+        nn.with_logical_partitioning(
+          nn.initializers.normal(0.02), tuple(self.axes)
+        ),
+        (x.shape[-1], self.features),
+      )
+      y = project(x, kernel.astype(x.dtype))
     if self.has_variable("params", "lora_a"):
       a, b, scale = (
         self.get_variable("params", f"lora_{name}").astype(x.dtype)

@@ -1,5 +1,6 @@
 """Rotary position embeddings: two-dimensional (vision) and M-RoPE (text)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -23,14 +24,14 @@ def frequency_axes(
   return axes
 
 
-def text_angles(
+def text_rotation(
   positions: Int[Array, "b 3 *n"],
   sections: tuple[int, ...],
   head_dim: int,
   theta: float,
   interleaved: bool = False,
-) -> Float[Array, "b *n half"]:
-  """Angles of M-RoPE: each frequency reads one of three position axes.
+) -> Float[Array, "b *n 2 half"]:
+  """The rotation of M-RoPE: each frequency reads one of three position axes.
 
   Source: Qwen2-VL (arXiv 2409.12191), section 2.1.
 
@@ -44,28 +45,33 @@ def text_angles(
   inverse = theta ** (-np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
   axes = frequency_axes(sections, interleaved)
   chosen = jnp.moveaxis(positions, 1, -1)[..., axes]
-  return chosen.astype(jnp.float32) * inverse
+  return _rotation(chosen.astype(jnp.float32) * inverse)
 
 
-def vision_angles(
+def _rotation(angles: Float[Array, "*n half"]) -> Float[Array, "*n 2 half"]:
+  """Cosines and sines, made once: XLA would fuse them into every reader."""
+  turn = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-2)
+  return jax.lax.optimization_barrier(turn)
+
+
+def vision_rotation(
   patch_hw: Int[Array, "b v 2"], head_dim: int, theta: float = 10000.0
-) -> Float[Array, "b v half"]:
-  """Angles of the vision tower: half the frequencies read the row, half the
-  column of a patch."""
+) -> Float[Array, "b v 2 half"]:
+  """The rotation of the vision tower: half the frequencies read the row of a
+  patch, half its column."""
   quarter = head_dim // 4
   inverse = theta ** (
     -np.arange(0, 2 * quarter, 2, dtype=np.float32) / (head_dim // 2)
   )
   angles = patch_hw[..., None].astype(jnp.float32) * inverse
-  return angles.reshape(*patch_hw.shape[:2], 2 * quarter)
+  return _rotation(angles.reshape(*patch_hw.shape[:2], 2 * quarter))
 
 
 def rotate(
-  x: Float[Array, "*n h d"], angles: Float[Array, "*n half"]
+  x: Float[Array, "*n h d"], turn: Float[Array, "*n 2 half"]
 ) -> Float[Array, "*n h d"]:
-  """Rotates the two halves of each head by the given angles, in float32."""
-  cos = jnp.cos(angles)[..., None, :]
-  sin = jnp.sin(angles)[..., None, :]
+  """Rotates the two halves of each head by cosines and sines, in float32."""
+  cos, sin = turn[..., None, 0, :], turn[..., None, 1, :]
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   turned = jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1

@@ -31,7 +31,7 @@ class TextAttention(nn.Module):
   config: TextConfig
 
   @nn.compact
-  def __call__(self, x: Array, angles: Array, attend: Attend) -> Array:
+  def __call__(self, x: Array, turn: Array, attend: Attend) -> Array:
     c = self.config
     b, n, _ = x.shape
 
@@ -43,8 +43,8 @@ class TextAttention(nn.Module):
     def normed(name: str, x: Array) -> Array:
       return RMSNorm(c.rms_eps, None, name=name)(x) if c.qk_norm else x
 
-    q = keep(rotate(normed("q_norm", project("q", c.heads)), angles))
-    k = keep(rotate(normed("k_norm", project("k", c.kv_heads)), angles))
+    q = keep(rotate(normed("q_norm", project("q", c.heads)), turn))
+    k = keep(rotate(normed("k_norm", project("k", c.kv_heads)), turn))
     v = keep(project("v", c.kv_heads))
     out = attend(q, k, v).reshape(b, n, -1)
     return Dense(c.width, ("heads", "embed"), bias=False, name="o")(out)
@@ -59,12 +59,12 @@ class TextBlock(nn.Module):
   def __call__(
     self,
     x: Float[Array, "b n d"],
-    angles: Float[Array, "b n half"],
+    turn: Float[Array, "b n 2 half"],
     attend: Attend,
   ) -> Float[Array, "b n d"]:
     c = self.config
     attention = TextAttention(c, name="attn")
-    x = x + attention(RMSNorm(c.rms_eps, name="norm1")(x), angles, attend)
+    x = x + attention(RMSNorm(c.rms_eps, name="norm1")(x), turn, attend)
     x = keep(x)
     mlp = SwiGLU(c.mlp, name="mlp")
     return x + mlp(RMSNorm(c.rms_eps, name="norm2")(x))
@@ -116,13 +116,13 @@ def init_decoder(config: TextConfig, keys: jax.Array) -> dict[str, Any]:
   """Random parameters with logical axes, from four keys."""
   normal = nn.initializers.normal(0.02)
   x = jnp.zeros((1, 1, config.width))
-  angles = jnp.zeros((1, 1, config.head_dim // 2))
+  turn = jnp.zeros((1, 1, 2, config.head_dim // 2))
   block, norm = TextBlock(config), RMSNorm(config.rms_eps)
   table = normal(keys[1], (config.vocab, config.width))
   decoder = {
     "embed": {"embedding": nn.Partitioned(table, ("vocab", "embed"))},
     "blocks": init_stack(
-      block, config.layers, keys[0], x, angles, lambda q, k, v: q
+      block, config.layers, keys[0], x, turn, lambda q, k, v: q
     ),
     "norm": init_module(norm, keys[2], x),
   }

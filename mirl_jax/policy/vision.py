@@ -32,12 +32,12 @@ class TowerAttention(nn.Module):
   config: VisionConfig
 
   @nn.compact
-  def __call__(self, x: Array, angles: Array, image: Array, span: int) -> Array:
+  def __call__(self, x: Array, turn: Array, image: Array, span: int) -> Array:
     """Patches of one image and one span read each other.
 
     Args:
       x: [B, V, width].
-      angles: [B, V, head_dim / 2] of the rotary embedding.
+      turn: [B, V, 2, head_dim / 2] cosines and sines of the rotary embedding.
       image: [B, V] image of each patch, 0 for padding.
       span: slots per span; V for full attention. A shorter span must be
         filled by one image only.
@@ -46,7 +46,7 @@ class TowerAttention(nn.Module):
     b, v, _ = x.shape
     qkv = Dense(3 * c.width, ("embed", "heads"), name="qkv")(x)
     q, k, value = jnp.moveaxis(qkv.reshape(b, v, 3, c.heads, -1), 2, 0)
-    q, k = keep(rotate(q, angles)), keep(rotate(k, angles))
+    q, k = keep(rotate(q, turn)), keep(rotate(k, turn))
     value = keep(value)
     shape = (b, v // span, span, *q.shape[2:])
     spans = image.reshape(b, v // span, span)

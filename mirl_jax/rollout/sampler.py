@@ -12,16 +12,15 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from mirl_jax.policy.attention import Segment
 from mirl_jax.policy.configs import VLMConfig
-from mirl_jax.policy.forward import (
+from mirl_jax.policy.decode import (
   Cache,
-  Prefilled,
-  decode_layers,
   decode_step,
+  decode_weights,
   empty_cache,
-  gather_nodes,
-  shape_logits,
+  next_logits,
 )
-from mirl_jax.policy.text import head_logits
+from mirl_jax.policy.forward import Prefilled, gather_nodes
+from mirl_jax.policy.logprobs import shape_logits
 from mirl_jax.rollout.program import Sample
 from mirl_jax.rollout.stop import Stop
 from mirl_jax.rollout.tree import Level
@@ -171,7 +170,7 @@ def sample_stage(
   table = jnp.asarray(stop.table)
   forced = jnp.asarray(close or (config.pad_token,), jnp.int32)
   dtype = frontier.ancestors[0][0].keys.dtype
-  layers = decode_layers(params, config)
+  weights = decode_weights(params, config)
 
   def unfinished(loop: _Loop) -> Array:
     return (loop.step < t) & jnp.any(loop.sampling | (loop.closing >= 0))
@@ -179,7 +178,7 @@ def sample_stage(
   def one_token(loop: _Loop) -> _Loop:
     step = loop.step
     logits = shape_logits(
-      head_logits(params["text"], loop.hidden),
+      next_logits(weights, loop.hidden),
       stage.temperature,
       config.banned_tokens,
     )
@@ -221,7 +220,7 @@ def sample_stage(
       step,
       frontier.ancestors,
       loop.cache,
-      layers,
+      weights,
     )
 
     def put(buffer: Array, value: Array) -> Array:

@@ -10,18 +10,16 @@ import pytest
 
 from mirl_jax import testing as tiny
 from mirl_jax.policy.attention import Segment
+from mirl_jax.policy.decode import decode_step, empty_cache
 from mirl_jax.policy.forward import (
   ancestor_indices,
-  decode_step,
   embed_prompts,
-  empty_cache,
   gather_nodes,
   prefill,
-  shape_logits,
   start_positions,
-  token_logprobs,
   tree_hidden,
 )
+from mirl_jax.policy.logprobs import shape_logits, token_logprobs
 from mirl_jax.policy.remat import REMAT
 from mirl_jax.policy.text import head_logits
 from mirl_jax.testing_flat import (

@@ -10,14 +10,10 @@ import pytest
 
 from mirl_jax import testing as tiny
 from mirl_jax.policy.abstract import abstract_params, count_params
+from mirl_jax.policy.decode import decode_step, empty_cache
 from mirl_jax.policy.families import from_hf
-from mirl_jax.policy.forward import (
-  decode_step,
-  empty_cache,
-  prefill,
-  token_logprobs,
-  tree_hidden,
-)
+from mirl_jax.policy.forward import prefill, tree_hidden
+from mirl_jax.policy.logprobs import token_logprobs
 
 QWEN = Path(__file__).parents[3] / "shared" / "data" / "qwen"
 SHAPE = ((1, 4, 6), (2, 2, 5))

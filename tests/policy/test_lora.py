@@ -10,7 +10,8 @@ from flax.traverse_util import flatten_dict
 
 from mirl_jax import testing as tiny
 from mirl_jax.policy import lora as lr
-from mirl_jax.policy.forward import token_logprobs, tree_hidden
+from mirl_jax.policy.forward import tree_hidden
+from mirl_jax.policy.logprobs import token_logprobs
 from mirl_jax.policy.parts import Lora, Training, part_of, split
 from mirl_jax.policy.text import head_logits
 

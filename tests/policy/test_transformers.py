@@ -10,7 +10,8 @@ import pytest
 
 from mirl_jax import testing as tiny
 from mirl_jax.policy.families import family, from_hf
-from mirl_jax.policy.forward import prefill, token_logprobs, tree_hidden
+from mirl_jax.policy.forward import prefill, tree_hidden
+from mirl_jax.policy.logprobs import token_logprobs
 from mirl_jax.policy.remat import REMAT
 from mirl_jax.policy.saving import tensor_pieces
 from mirl_jax.policy.text import head_logits

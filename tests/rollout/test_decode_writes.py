@@ -10,12 +10,9 @@ import pytest
 
 from mirl_jax import testing as tiny
 from mirl_jax.policy.attention import attend, segment
-from mirl_jax.policy.forward import (
-  decode_step,
-  empty_cache,
-  prefill,
-)
-from mirl_jax.policy.rope import text_angles
+from mirl_jax.policy.decode import decode_step, empty_cache
+from mirl_jax.policy.forward import prefill
+from mirl_jax.policy.rope import text_rotation
 from mirl_jax.policy.text import TextBlock, embed_tokens, final_norm
 
 CONFIG = tiny.tiny_config()
@@ -41,7 +38,7 @@ def scanned_step(params, tokens, positions, step, ancestors, cache):
   text = CONFIG.text
   x = embed_tokens(params["text"], tokens, jnp.float32)
   three = jnp.broadcast_to(positions[:, None], (3, 3, 4))
-  angles = text_angles(
+  turn = text_rotation(
     three, text.mrope_section, text.head_dim, text.rope_theta
   )
   keys, values = jnp.stack(cache.keys), jnp.stack(cache.values)
@@ -64,7 +61,7 @@ def scanned_step(params, tokens, positions, step, ancestors, cache):
       own = type(above)(*new, written)
       return attend(q[:, :, None], (above, own))[:, :, 0]
 
-    x = TextBlock(text).apply({"params": block}, x, angles, read)
+    x = TextBlock(text).apply({"params": block}, x, turn, read)
     return x, tuple(made)
 
   x, (keys, values) = jax.lax.scan(
@@ -80,7 +77,7 @@ def positions_first_step(params, tokens, positions, step, ancestors, cache):
   text = CONFIG.text
   x = embed_tokens(params["text"], tokens, jnp.float32)
   three = jnp.broadcast_to(positions[:, None], (3, 3, 4))
-  angles = text_angles(
+  turn = text_rotation(
     three, text.mrope_section, text.head_dim, text.rope_theta
   )
   keys, values = list(cache.keys), list(cache.values)
@@ -97,7 +94,7 @@ def positions_first_step(params, tokens, positions, step, ancestors, cache):
       return attend(q[:, :, None], (*ancestors[i], own))[:, :, 0]
 
     layer = jax.tree.map(lambda p, i=i: p[i], params["text"]["blocks"])
-    x = TextBlock(text).apply({"params": layer}, x, angles, read)
+    x = TextBlock(text).apply({"params": layer}, x, turn, read)
   cache = type(cache)(tuple(keys), tuple(values))
   return final_norm(params["text"], text, x), cache
 

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from mirl_jax import testing as tiny
-from mirl_jax.policy.forward import (
-  prefill,
-  shape_logits,
-)
+from mirl_jax.policy.forward import prefill
+from mirl_jax.policy.logprobs import shape_logits
 from mirl_jax.rollout.program import Sample
 from mirl_jax.rollout.sampler import draw, restrict, sample_stage, start
 from mirl_jax.rollout.tree import flat, nodes

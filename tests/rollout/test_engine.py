@@ -10,7 +10,7 @@ import pytest
 from mirl_jax import testing as tiny
 from mirl_jax.information.estimators import MI, score_nodes
 from mirl_jax.parallel.mesh import make_mesh
-from mirl_jax.policy.forward import shape_logits
+from mirl_jax.policy.logprobs import shape_logits
 from mirl_jax.rollout.engine import Rollout, cut
 from mirl_jax.rollout.program import Keep, Sample
 from mirl_jax.rollout.tree import flat, nodes

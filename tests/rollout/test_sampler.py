@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 
 from mirl_jax import testing as tiny
-from mirl_jax.policy.forward import (
-  prefill,
-  shape_logits,
-  token_logprobs,
-  tree_hidden,
-)
+from mirl_jax.policy.forward import prefill, tree_hidden
+from mirl_jax.policy.logprobs import shape_logits, token_logprobs
 from mirl_jax.rollout.program import Sample
 from mirl_jax.rollout.sampler import keep, sample_stage, start
 from mirl_jax.rollout.tree import flat, nodes

@@ -29,7 +29,7 @@ from mirl_jax.policy.layers import (
   init_stack,
 )
 from mirl_jax.policy.remat import keep, rematerialise
-from mirl_jax.policy.rope import vision_angles
+from mirl_jax.policy.rope import vision_rotation
 from mirl_jax.policy.text import decoder_names
 from mirl_jax.policy.vision import Features, TowerAttention
 
@@ -121,11 +121,11 @@ class VisionBlock(nn.Module):
   config: Vision
 
   @nn.compact
-  def __call__(self, x: Array, angles: Array, image: Array, full: bool):
+  def __call__(self, x: Array, turn: Array, image: Array, full: bool):
     c = self.config
     span = x.shape[1] if full else c.window_patches
     attention = TowerAttention(c, name="attn")
-    x = x + attention(RMSNorm(_EPS, name="norm1")(x), angles, image, span)
+    x = x + attention(RMSNorm(_EPS, name="norm1")(x), turn, image, span)
     x = keep(x)
     mlp = SwiGLU(c.mlp, bias=True, name="mlp")
     return keep(x + mlp(RMSNorm(_EPS, name="norm2")(x)))
@@ -151,13 +151,13 @@ def init_tower(config: Vision, keys: jax.Array) -> dict[str, Any]:
   slots = config.window_patches
   patches = jnp.zeros((1, slots, config.patch_dim))
   x = jnp.zeros((1, slots, config.width))
-  angles = jnp.zeros((1, slots, config.width // config.heads // 2))
+  turn = jnp.zeros((1, slots, 2, config.width // config.heads // 2))
   image = jnp.ones((1, slots), jnp.int32)
   embed = Dense(config.width, (None, "embed"), bias=False)
   block = VisionBlock(config)
   return {
     "patch_embed": init_module(embed, keys[0], patches),
-    "blocks": init_stack(block, config.depth, keys[1], x, angles, image, True),
+    "blocks": init_stack(block, config.depth, keys[1], x, turn, image, True),
     "merger": init_module(Merger(config), keys[2], x),
   }
 
@@ -192,11 +192,11 @@ def encode_images(
   embed = Dense(config.width, (None, "embed"), bias=False)
   patches = prompts.patches.astype(dtype)
   x = embed.apply({"params": params["patch_embed"]}, patches)
-  angles = vision_angles(prompts.patch_hw, config.width // config.heads)
+  turn = vision_rotation(prompts.patch_hw, config.width // config.heads)
   block = VisionBlock(config)
 
   def apply(x: Array, layer: dict, full: bool) -> Array:
-    return block.apply({"params": layer}, x, angles, prompts.patch_image, full)
+    return block.apply({"params": layer}, x, turn, prompts.patch_image, full)
 
   period = _period(config)
   blocks = params["blocks"]

@@ -30,7 +30,7 @@ from mirl_jax.policy.layers import (
   init_stack,
 )
 from mirl_jax.policy.remat import keep, rematerialise
-from mirl_jax.policy.rope import vision_angles
+from mirl_jax.policy.rope import vision_rotation
 from mirl_jax.policy.text import decoder_names
 from mirl_jax.policy.vision import Features, TowerAttention
 
@@ -125,10 +125,10 @@ class VisionBlock(nn.Module):
   config: Vision
 
   @nn.compact
-  def __call__(self, x: Array, angles: Array, image: Array) -> Array:
+  def __call__(self, x: Array, turn: Array, image: Array) -> Array:
     c = self.config
     attention = TowerAttention(c, name="attn")
-    x = x + attention(LayerNorm(name="norm1")(x), angles, image, x.shape[1])
+    x = x + attention(LayerNorm(name="norm1")(x), turn, image, x.shape[1])
     x = keep(x)
     return x + VisionMLP(c, name="mlp")(LayerNorm(name="norm2")(x))
 
@@ -170,7 +170,7 @@ def init_tower(config: Vision, keys: jax.Array) -> dict[str, Any]:
   slots = config.window_patches
   patches = jnp.zeros((1, slots, config.patch_dim))
   x = jnp.zeros((1, slots, config.width))
-  angles = jnp.zeros((1, slots, config.width // config.heads // 2))
+  turn = jnp.zeros((1, slots, 2, config.width // config.heads // 2))
   image = jnp.ones((1, slots), jnp.int32)
   embed_key, table_key = jax.random.split(keys[0])
   merger_key, deep_key = jax.random.split(keys[2])
@@ -183,7 +183,7 @@ def init_tower(config: Vision, keys: jax.Array) -> dict[str, Any]:
     ),
     "positions": {"embedding": nn.Partitioned(table, (None, "embed"))},
     "blocks": init_stack(
-      VisionBlock(config), config.depth, keys[1], x, angles, image
+      VisionBlock(config), config.depth, keys[1], x, turn, image
     ),
     "merger": init_module(Merger(config), merger_key, x),
   }
@@ -252,12 +252,12 @@ def encode_images(
   x += interpolate_positions(
     params["positions"]["embedding"], prompts.patch_hw, prompts.patch_grid
   ).astype(dtype)
-  angles = vision_angles(prompts.patch_hw, config.width // config.heads)
+  turn = vision_rotation(prompts.patch_hw, config.width // config.heads)
   deep_count = len(config.deep_blocks)
 
   def apply(x: Array, layer: dict) -> Array:
     return VisionBlock(config).apply(
-      {"params": layer}, x, angles, prompts.patch_image
+      {"params": layer}, x, turn, prompts.patch_image
     )
 
   one = rematerialise(apply, remat)
