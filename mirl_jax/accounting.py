@@ -65,6 +65,58 @@ def scored_tokens(
   return total
 
 
+def padding(
+  parts: Sequence[Any], levels: Sequence[Any], names: Sequence[str]
+) -> dict[str, float]:
+  """Shares of slots of the batch that hold nothing, by where they lie.
+
+  `padding/prompt` and `padding/patches` are of the questions (views of them
+  not counted), slots that only complete a window of patches included;
+  `padding/STAGE` of the nodes of a stage. Without pictures, patches are left
+  out.
+
+  Args:
+    parts: of the batch, each with its `prompts`.
+    levels: of the tree, as numpy.
+    names: stage of each level.
+  """
+
+  def empty(masks: Sequence[Any]) -> float:
+    return 1.0 - sum(int(m.sum()) for m in masks) / sum(m.size for m in masks)
+
+  prompts = jax.device_get(
+    [(part.prompts.mask, part.prompts.patch_image) for part in parts]
+  )
+  out = {"padding/prompt": empty([mask for mask, _ in prompts])}
+  patches = [numbers > 0 for _, numbers in prompts]
+  if patches[0].size:
+    out["padding/patches"] = empty(patches)
+  for name, level in zip(names, levels, strict=True):
+    out[f"padding/{name}"] = empty([level.mask])
+  return out
+
+
+def idle(
+  levels: Sequence[Any], names: Sequence[str], loops: int
+) -> dict[str, float]:
+  """Shares of row-steps of the decode loops in which a row had ended.
+
+  A loop feeds one token to each of its rows until the last of them ends, so
+  it takes as many steps as its longest row has tokens: `idle/STAGE`.
+
+  Args:
+    levels: of the tree, as numpy.
+    names: stage of each level.
+    loops: that shared out the questions in order: parts times data shards.
+  """
+  out = {}
+  for name, level in zip(names, levels, strict=True):
+    lengths = level.mask.sum(-1).reshape(loops, -1)
+    steps = lengths.shape[1] * lengths.max(1).sum()
+    out[f"idle/{name}"] = 1.0 - float(lengths.sum() / steps)
+  return out
+
+
 def no_contrast(row: Mapping[str, float]) -> bool:
   """Whether no question of a step taught anything about correctness.
 

@@ -1,6 +1,7 @@
 """From a configuration to the parts of a run."""
 
 import functools
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from mirl_jax.data import buckets
 from mirl_jax.data.example import Example
 from mirl_jax.data.folder import fitting, folder_source
 from mirl_jax.data.pipeline import Quarantine
@@ -41,7 +43,7 @@ from mirl_jax.policy.parts import Lora, Training
 from mirl_jax.policy.processing import Pictures, Processor, load_processor
 from mirl_jax.policy.prompts import Encoded, bucket
 from mirl_jax.rollout import program as programs
-from mirl_jax.rollout.program import samples
+from mirl_jax.rollout.program import sampled_slots, samples
 from mirl_jax.rollout.stop import Stop, compile_stop
 from mirl_jax.worlds.dials import Dials, dials_from_dict
 from mirl_jax.worlds.source import WorldSource
@@ -167,10 +169,11 @@ def make_source(
   if policy is None:
     return source
   window = policy.config.vision.window_patches
+  # Before buckets are chosen, any size fits.
   check = fitting(
     policy.processor.measure,
-    max(config.data.prompt_buckets),
-    -(-max(config.data.patch_buckets) // window) * window,
+    max(config.data.prompt_buckets, default=sys.maxsize),
+    -(-max(config.data.patch_buckets, default=sys.maxsize) // window) * window,
   )
   return Mapped(source, check)
 
@@ -369,20 +372,72 @@ class Batcher:
     ]
 
 
+def settled(
+  config: ConfigDict, policy: Policy, sft: bool = False
+) -> tuple[ConfigDict, str]:
+  """The config with buckets where it leaves them open, and a line about them.
+
+  Chosen from the prompts of a sample of the training split; a longer one that
+  fits the reserve is taken, and any other row is a bad one.
+
+  Args:
+    config: of the run.
+    policy: whose processor measures the prompts.
+    sft: choose for supervised batches.
+
+  Raises:
+    ValueError: for a bad field; and as `make_source`.
+    FileNotFoundError: as `make_source`.
+  """
+  data = config.data
+  given = [_buckets(config, f"{name}_buckets") for name in ("prompt", "patch")]
+  if all(given):
+    return config, ""
+  if data.buckets < 1:
+    raise ValueError(f"data.buckets={data.buckets}: give at least 1")
+  batch, mi = config.train.questions, None if sft else make_mi(config)
+  rest = sampled_slots(make_program(config, False))
+  if sft:
+    batch, rest = config.sft.batch, config.sft.response_length
+  measure = policy.processor.measure
+  examples = buckets.sample_rows(make_source(config, "train", policy))
+  sizes = [measure(example) for example in examples]
+  lengths, slots = [n for n, _ in sizes], [n for _, n in sizes]
+  chosen: dict[str, buckets.Chosen] = {}
+  if not data.prompt_buckets:
+    views = {}
+    if mi is not None and mi.view in ("removed", "other_same_question"):
+      texts = [measure(example, "removed")[0] for example in examples]
+      views = buckets.view_needs(mi.view, mi.views, lengths, texts, batch)
+    chosen["prompt_buckets"] = buckets.choose(
+      lengths, batch, buckets.round_prompt, data.buckets, rest, views
+    )
+  if not data.patch_buckets:
+    good = functools.partial(
+      buckets.round_patches, window=policy.config.vision.window_patches
+    )
+    chosen["patch_buckets"] = buckets.choose(slots, batch, good, data.buckets)
+  config = config.copy_and_resolve_references()
+  for name, found in chosen.items():
+    config.data[name] = found.sizes
+  return config, buckets.told(chosen, len(examples))
+
+
 def _buckets(config: ConfigDict, name: str) -> tuple[int, ...]:
   sizes = tuple(config.data[name])
   whole = all(isinstance(size, int) and size > 0 for size in sizes)
-  if not sizes or not whole or list(sizes) != sorted(set(sizes)):
+  if not whole or list(sizes) != sorted(set(sizes)):
     raise ValueError(f"data.{name}={sizes}: give whole numbers, growing")
   return sizes
 
 
 def make_batcher(config: ConfigDict, policy: Policy, mi: MI | None) -> Batcher:
-  """The batcher of a config.
+  """The batcher of a config; buckets that it leaves open are chosen here.
 
   Raises:
-    ValueError: for buckets that are no growing sizes.
+    ValueError: for buckets that are no growing sizes; and as `settled`.
   """
+  config, _ = settled(config, policy)
   return Batcher(
     policy,
     _buckets(config, "prompt_buckets"),

@@ -1,8 +1,16 @@
 """Refusals before a run starts: another run's directory, a bad batch."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from ml_collections import ConfigDict
 
-from mirl_jax.runs.config_files import differing_fields, load_config
+from mirl_jax.runs.config_files import (
+  CONFIG_FILE,
+  differing_fields,
+  load_config,
+)
 
 # A run may be continued with other values of these.
 _MAY_CHANGE = (
@@ -14,12 +22,45 @@ _MAY_CHANGE = (
   "export.",
 )
 _SHOWN_FIELDS = 5
+_BUCKETS = ("prompt_buckets", "patch_buckets")
+# What the lengths of prompts depend on, the data apart.
+_PROCESSING = ("path", "system", "instruction", "min_pixels", "max_pixels")
+
+
+def _with_buckets(config: ConfigDict, saved: Mapping[str, Any]) -> ConfigDict:
+  """The config with a saved one's buckets where it leaves them open."""
+  config = config.copy_and_resolve_references()
+  for name in _BUCKETS:
+    if not config.data[name]:
+      config.data[name] = tuple(saved["data"].get(name, ()))
+  return config
+
+
+def recall_buckets(config: ConfigDict, workdir: str) -> ConfigDict:
+  """The config with the run's buckets where it leaves them open.
+
+  As it is, where the directory holds no run, or one of other prompts.
+  """
+  if not (Path(workdir) / CONFIG_FILE).is_file():
+    return config
+  saved = load_config(workdir)
+  found = _with_buckets(config, saved)
+
+  def prompts(c: Mapping[str, Any]) -> dict[str, Any]:
+    policy = {name: c["policy"].get(name) for name in _PROCESSING}
+    return {"data": c["data"], "world": c.get("world"), "policy": policy}
+
+  same = not differing_fields(prompts(saved), prompts(found.to_dict()))
+  return found if same else config
 
 
 def check_same_run(
   config: ConfigDict, workdir: str, saved_mode: str, mode: str
-) -> None:
+) -> ConfigDict:
   """Refuses to continue a run of another mode or config.
+
+  Returns:
+    The config, with the run's buckets where it leaves them open.
 
   Raises:
     ValueError: naming the mode, or the fields that differ.
@@ -29,9 +70,11 @@ def check_same_run(
       f"{workdir} holds a run of --mode={saved_mode}, not of --mode={mode};"
       " use another --workdir"
     )
+  saved = load_config(workdir)
+  config = _with_buckets(config, saved)
   differing = [
     field
-    for field in differing_fields(load_config(workdir), config)
+    for field in differing_fields(saved, config)
     if not field.startswith(_MAY_CHANGE)
   ]
   if differing:
@@ -42,6 +85,7 @@ def check_same_run(
       f" {shown}{f', and {more} more' if more > 0 else ''}. Use another"
       " --workdir, or the same values"
     )
+  return config
 
 
 def check_batch(config: ConfigDict, shards: int) -> None:

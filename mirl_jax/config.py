@@ -51,8 +51,11 @@ def base() -> ConfigDict:
   c.data.group_pattern = ""  # regular expression; its (group) counts instead
   c.data.describe = ""  # derive descriptions: "shapes", "nlvr" or nothing
   c.data.max_bad_share = 0.2  # of rows; more ends the run with exit code 4
-  c.data.prompt_buckets = (48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
-  c.data.patch_buckets = (36, 64, 144, 256, 576, 1024, 2304, 4096)
+  # Sizes that batches are padded to; () = at most `buckets` of each, chosen
+  # from the data's lengths (data/buckets.py) and written to config.json.
+  c.data.prompt_buckets = ()
+  c.data.patch_buckets = ()
+  c.data.buckets = 3
 
   c.world = world_section(BROKEN)
 

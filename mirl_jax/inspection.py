@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from mirl_jax import build
+from mirl_jax.checks import recall_buckets
 from mirl_jax.evaluate import Strategy, draw, evaluate, make_strategies
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import samples
@@ -15,10 +17,23 @@ from mirl_jax.runs.report import write_report
 from mirl_jax.start import load_roles
 
 
+def _load(
+  config: ConfigDict, workdir: str
+) -> tuple[ConfigDict, build.Policy, dict[str, Any], int | None]:
+  """The config with the run's buckets, or with new ones; the policy, its
+  parameters by role, and the step that they are of."""
+  config = recall_buckets(config, workdir)
+  policy = build.make_policy(config)
+  config, buckets = build.settled(config, policy)
+  roles, step = load_roles(config, workdir, policy)
+  if buckets:
+    print(buckets)
+  return config, policy, roles, step
+
+
 def eval(config: ConfigDict, workdir: str) -> int:
   """Evaluates the run's last checkpoint and writes eval.json."""
-  policy = build.make_policy(config)
-  roles, step = load_roles(config, workdir, policy)
+  config, policy, roles, step = _load(config, workdir)
   program, mi = build.make_program(config, False), build.make_mi(config)
   questions = build.held_out(
     config, policy, config.eval.final_questions, workdir
@@ -50,8 +65,7 @@ def eval(config: ConfigDict, workdir: str) -> int:
 
 def sample(config: ConfigDict, workdir: str) -> int:
   """Samples trees for a few held-out questions, prints and dumps them."""
-  policy = build.make_policy(config)
-  roles, step = load_roles(config, workdir, policy)
+  config, policy, roles, step = _load(config, workdir)
   program, mi = build.make_program(config, False), build.make_mi(config)
   names = tuple(stage.name for stage in samples(program))
   questions = build.held_out(

@@ -180,9 +180,10 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     config.policy.path = str(base)
   if resumed is not None:
     meta |= checkpoints.meta(resumed)
-    check_same_run(config, workdir, meta["mode"], "sft")
+    config = check_same_run(config, workdir, meta["mode"], "sft")
   check_export(config)
   policy = build.make_policy(config)
+  config, buckets = build.settled(config, policy, sft=True)
   optimizer = make_optimizer(optimizer_values(config), c.steps)
   update = jax.jit(
     build_supervised_update(
@@ -199,6 +200,8 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     new_state(trained, optimizer, reference=False, ema=False), policy
   )
   write_config(workdir, config, primary)
+  if primary and buckets:
+    print(buckets, flush=True)
   if resumed is not None:
     state, _ = checkpoints.restore(resumed, abstract(state))
   step = resumed or 0

@@ -81,15 +81,17 @@ def _train(
   }
   if resumed is not None:
     meta |= checkpoints.meta(resumed)
-    check_same_run(config, workdir, meta["mode"], "train")
+    config = check_same_run(config, workdir, meta["mode"], "train")
 
   # Set up: policy, data, programs.
   policy = build.make_policy(config)
-  check_batch(config, data_shards(policy.mesh))
+  shards = data_shards(policy.mesh)
+  check_batch(config, shards)
   program = build.make_program(config, training=True)
   stages = samples(program)
   names = tuple(stage.name for stage in stages)
   mi, loss = build.make_mi(config), build.make_loss(config)
+  config, buckets = build.settled(config, policy)
   batcher = build.make_batcher(config, policy, mi)
   rollout = Rollout(
     policy.config,
@@ -150,6 +152,8 @@ def _train(
     state, _ = checkpoints.restore(resumed, abstract(state))
     data.set_state(meta["data"])
   write_config(workdir, config, primary)
+  if primary and buckets:
+    print(buckets, flush=True)
   step = resumed or 0
   wall = float(meta["wall_s"])
   started = resumed is not None  # there is something to save
@@ -283,6 +287,8 @@ def _train(
         )
         row |= {
           **reward_metrics(names, read),
+          **accounting.padding(parts, levels, names),
+          **accounting.idle(levels, names, shards * len(parts)),
           **accounting.counted(meta["counts"]),
           "skipped/bad_rows": meta["data"]["bad"],
           "time/sample_s": sampled.waited,

@@ -71,6 +71,57 @@ def test_scored_tokens_are_those_of_every_pass(
   ) == int(wanted)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("loops", [1, 2, 4])
+def test_idle_rows_are_counted_step_by_step(seed, loops):
+  """Against loops that feed every row until none lives."""
+  rng = np.random.default_rng(seed)
+  shapes = {"see": (8, 1, 3, 7), "think": (8, 2, 2, 5)}
+  levels = {
+    name: level(
+      np.arange(shape[-1]) < rng.integers(1, shape[-1] + 1, (*shape[:3], 1))
+    )
+    for name, shape in shapes.items()
+  }
+  found = accounting.idle(list(levels.values()), list(levels), loops)
+  for name, sampled in levels.items():
+    ended = fed = 0
+    for shard in np.split(sampled.mask, loops):
+      rows = shard.reshape(-1, shard.shape[-1])
+      for step in range(rows.shape[1]):
+        if rows[:, step].any():
+          fed += len(rows)
+          ended += int((~rows[:, step]).sum())
+    assert found[f"idle/{name}"] == pytest.approx(ended / fed)
+
+
+def test_rows_of_one_length_are_never_idle():
+  even = level(np.ones((2, 1, 3, 4), bool))
+  assert accounting.idle([even], ["see"], 2) == {"idle/see": 0.0}
+
+
+def test_padding_is_told_by_place(batch):
+  text, _, levels = batch
+  rng = np.random.default_rng(1)
+  numbers = rng.integers(0, 3, (2, 9))  # 0 is no picture's patch
+  halves = [
+    SimpleNamespace(
+      prompts=prompts(text[i : i + 1]).replace(patch_image=numbers[i : i + 1])
+    )
+    for i in range(2)
+  ]
+  found = accounting.padding(halves, [level(x) for x in levels], ["a", "b"])
+  assert found == {
+    "padding/prompt": pytest.approx((~text).mean()),
+    "padding/patches": pytest.approx((numbers == 0).mean()),
+    "padding/a": pytest.approx((~levels[0]).mean()),
+    "padding/b": pytest.approx((~levels[1]).mean()),
+  }
+  blind = prompts(text).replace(patch_image=np.zeros((2, 0), np.int32))
+  found = accounting.padding([SimpleNamespace(prompts=blind)], [], [])
+  assert set(found) == {"padding/prompt"}
+
+
 @pytest.mark.parametrize(
   ("row", "nothing"),
   [

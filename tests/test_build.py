@@ -1,11 +1,14 @@
 import dataclasses
+import json
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from mirl_jax import build
 from mirl_jax import testing_runs as runs
+from mirl_jax.data import buckets
 from mirl_jax.data.example import Example
 from mirl_jax.data.folder import fitting
 from mirl_jax.data.pipeline import Quarantine
@@ -181,11 +184,110 @@ def test_other_pictures_need_a_batch_of_more(policy, examples):
     views(policy, examples[:2], view="other", views=2)
 
 
-@pytest.mark.parametrize("sizes", [(), (64, 48), (48, 48), (0, 4), ("a",)])
+@pytest.mark.parametrize("sizes", [(64, 48), (48, 48), (0, 4), ("a",)])
 def test_buckets_grow(config, policy, sizes):
   config.data.patch_buckets = sizes
   with pytest.raises(ValueError, match=r"data\.patch_buckets"):
     build.make_batcher(config, policy, None)
+
+
+def folder(path, sides, questions):
+  """A folder of rows: each has a square picture and a question."""
+  path.mkdir()
+  for i, (side, question) in enumerate(zip(sides, questions, strict=True)):
+    Image.new("RGB", (side, side)).save(path / f"{i}.png")
+    row = {"id": str(i), "image": f"{i}.png", "question": question}
+    with (path / "data.jsonl").open("a") as file:
+      file.write(json.dumps({**row, "answer": "1"}) + "\n")
+  return runs.small_config(
+    f"--config.data.train={path}",
+    f"--config.data.test={path}",
+    "--config.policy.min_pixels=1",
+    "--config.train.questions=1",
+    "--config.program.describe.fanout=1",
+    "--config.program.keep.k=1",
+    "--config.program.describe.max_tokens=1",
+    "--config.program.reason.max_tokens=1",
+  )
+
+
+def test_buckets_are_those_of_the_data(tmp_path):
+  """And every row has room in them, under every view and in every batch."""
+  questions = ["how many?" if i % 2 else "how many? " * 60 for i in range(12)]
+  sides = [24 + 24 * (i % 3) for i in range(12)]
+  config = folder(tmp_path / "data", sides, questions)
+  policy = build.make_policy(config)
+  chosen, line = build.settled(config, policy)
+  assert (config.data.prompt_buckets, config.data.patch_buckets) == ((), ())
+  assert chosen.is_locked
+  source = build.make_source(chosen, "train", policy)
+  rows = [source[i] for i in range(12)]
+  sizes = [policy.processor.measure(row) for row in rows]
+  lengths, slots = ([size[i] for size in sizes] for i in range(2))
+  window = policy.config.vision.window_patches
+  for found, needed, good in (
+    (chosen.data.prompt_buckets, lengths, buckets.round_prompt),
+    (
+      chosen.data.patch_buckets,
+      slots,
+      lambda n: buckets.round_patches(n, window),
+    ),
+  ):
+    assert len(found) > 2  # of one question each, so several pay
+    assert set(found[:-1]) <= {good(n) for n in needed}
+    assert found[-2] >= max(needed)
+    assert found[-1] >= 2 * max(needed)
+  assert "of 12 measured prompts" in line
+  assert ", ".join(map(str, chosen.data.prompt_buckets[:-1])) in line
+  # The same anew; nothing to choose where all is chosen.
+  assert build.settled(config, policy) == (chosen, line)
+  assert build.settled(chosen, policy) == (chosen, "")
+  config.data.buckets = 1
+  assert len(build.settled(config, policy)[0].data.prompt_buckets) == 2
+  for view in ("removed", "blank", "other", "other_same_question"):
+    config.mi.view = view
+    built = build.make_batcher(config, policy, build.make_mi(config))
+    assert built.prompt_buckets[-2] >= max(lengths)
+    for begin in range(0, 12, 4):
+      batch, views = built.batch(rows[begin : begin + 4])
+      assert batch.tokens.shape[1] in built.prompt_buckets
+      assert views.tokens.shape[2] in built.prompt_buckets
+
+
+def test_given_buckets_stay_beside_chosen_ones(config, policy):
+  config.data.patch_buckets = (36, 144)
+  chosen, line = build.settled(config, policy)
+  assert chosen.data.patch_buckets == (36, 144)
+  assert len(chosen.data.prompt_buckets) > 1
+  assert "patch" not in line
+  config.data.buckets = 0
+  with pytest.raises(ValueError, match=r"data\.buckets=0: give at least 1"):
+    build.settled(config, policy)
+
+
+def test_supervised_batches_have_buckets_of_their_own(config, policy):
+  """A batch of one is often short; one of 64 never is."""
+  config.train.questions, config.sft.batch = 64, 1
+  config.sft.response_length = 1
+  assert len(build.settled(config, policy)[0].data.prompt_buckets) == 2
+  found, _ = build.settled(config, policy, sft=True)
+  assert len(found.data.prompt_buckets) == 3
+
+
+def test_a_row_longer_than_all_measured_is_taken_or_named(
+  tmp_path, monkeypatch
+):
+  """One up to twice as long has room; another is a bad row, as ever."""
+  questions = ["how? " * 20, "how? " * 30, "how? " * 200]
+  config = folder(tmp_path / "data", [24] * 3, questions)
+  policy = build.make_policy(config)
+  monkeypatch.setattr(buckets, "sample_rows", lambda source: [source[0]])
+  chosen, _ = build.settled(config, policy)
+  rows = build.make_source(chosen, "train", policy)
+  batch, _ = build.make_batcher(chosen, policy, None).batch([rows[1]])
+  assert batch.tokens.shape[1] == chosen.data.prompt_buckets[-1]
+  with pytest.raises(BadRow, match=r"prompt tokens.*data\.prompt_buckets"):
+    rows[2]
 
 
 def test_stages_that_the_program_lacks_are_named(config):

@@ -1,7 +1,7 @@
 import pytest
 
 from mirl_jax import testing_runs as runs
-from mirl_jax.checks import check_batch, check_same_run
+from mirl_jax.checks import check_batch, check_same_run, recall_buckets
 from mirl_jax.runs.config_files import write_config
 
 
@@ -19,6 +19,42 @@ def test_a_run_may_go_on_with_more_steps_only(tmp_path):
     check_same_run(other, str(tmp_path), "train", "train")
   with pytest.raises(ValueError, match="--mode=sft, not of --mode=train"):
     check_same_run(config, str(tmp_path), "sft", "train")
+
+
+BUCKETS = (
+  "--config.data.prompt_buckets=(48,96)",
+  "--config.data.patch_buckets=(36,72)",
+)
+
+
+def test_a_run_goes_on_with_the_buckets_that_it_chose(tmp_path):
+  write_config(tmp_path, runs.small_config(*BUCKETS))
+  for given in ((), BUCKETS, BUCKETS[:1]):
+    config = runs.small_config(*given)
+    found = check_same_run(config, str(tmp_path), "train", "train")
+    assert found.data.prompt_buckets == (48, 96)
+    assert found.data.patch_buckets == (36, 72)
+    assert found.is_locked
+  other = runs.small_config("--config.data.prompt_buckets=(64,96)")
+  with pytest.raises(ValueError, match=r"prompt_buckets\.0: 48 -> 64"):
+    check_same_run(other, str(tmp_path), "train", "train")
+
+
+def test_buckets_are_recalled_for_the_same_prompts_only(tmp_path):
+  open_ones = runs.small_config()
+  assert recall_buckets(open_ones, str(tmp_path)) is open_ones
+  write_config(tmp_path, runs.small_config(*BUCKETS))
+  another = runs.small_config("--config.train.questions=8")
+  assert recall_buckets(another, str(tmp_path)).data.patch_buckets == (36, 72)
+  for field in (
+    "data.seed=3",
+    "world.length=9",
+    "policy.max_pixels=100",
+    "policy.path=there",
+    "policy.instruction=look",
+  ):
+    other = runs.small_config(f"--config.{field}")
+    assert recall_buckets(other, str(tmp_path)).data.patch_buckets == ()
 
 
 @pytest.mark.parametrize(

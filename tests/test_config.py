@@ -91,7 +91,7 @@ def test_a_saved_config_is_the_one_that_was(method):
   config = cf.get_config(method)
   config.unlock()
   config.world.kinds = ConfigDict({"count": 2.0})
-  config.data.patch_buckets = ()
+  config.data.patch_buckets = (36, 72)
   config.train.steps = 7
   config.lock()
   again = cf.from_saved(saved(config))

@@ -8,6 +8,7 @@ from mirl_jax import testing_runs as runs
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state
 from mirl_jax.runs.checkpoints import Checkpoints
+from mirl_jax.runs.config_files import write_config
 from mirl_jax.runs.rollouts import read_rollouts, rollout_steps
 
 # As many questions as a training batch of the small run has: one compilation.
@@ -86,6 +87,25 @@ def test_sample_shows_trees_and_leaves_the_dumps_of_training(tmp_path, capsys):
   assert counts == {"prompt": 4, "describe": 16, "reason": 8}
   assert all(n.advantage is None for n in nodes)
   assert sum(bool(n.kept) for n in nodes if n.stage == "describe") == 8
+
+
+def test_looking_at_a_run_takes_its_buckets(tmp_path, monkeypatch, capsys):
+  """Also with a config file that leaves them open."""
+  own = (
+    "--config.data.prompt_buckets=(64,96)",
+    "--config.data.patch_buckets=(36,)",
+  )
+  write_config(tmp_path, config(*own))
+  made = []
+  make = build.Batcher
+  monkeypatch.setattr(
+    build, "Batcher", lambda *a: made.append(a[1:3]) or make(*a)
+  )
+  assert inspection.sample(config(), str(tmp_path)) == 0
+  assert "buckets:" not in capsys.readouterr().out
+  assert inspection.sample(config(), str(tmp_path / "new")) == 0
+  assert "buckets: prompt 48 (padding" in capsys.readouterr().out
+  assert made == [((64, 96), (36,)), ((48, 96), (36, 72))]
 
 
 def test_report_is_made_of_what_a_run_left(tmp_path, capsys):

@@ -11,8 +11,10 @@ import pytest
 from mirl_jax import sampling
 from mirl_jax import testing_runs as runs
 from mirl_jax import train as loop
+from mirl_jax.config import from_saved
 from mirl_jax.evaluate import evaluate
 from mirl_jax.runs.checkpoints import MARKER, Checkpoints
+from mirl_jax.runs.config_files import load_config
 from mirl_jax.runs.metrics import MetricsWriter, read_metrics
 from mirl_jax.runs.summary import read_summary
 
@@ -77,6 +79,8 @@ def test_a_run_writes_all_that_the_contract_names(whole):
     " tokens_per_s tree_token_ratio reward/correct mi/mean loss/total"
     " eval/greedy/accuracy eval/greedy/accuracy_se time/step_s"
     " skipped/nonfinite skipped/bad_rows skipped/no_contrast_steps"
+    " padding/prompt padding/patches padding/describe padding/reason"
+    " idle/describe idle/reason"
   ).split():
     assert name in keys, name
   # Evaluated before, in the loop, and after.
@@ -238,6 +242,30 @@ def test_a_finished_run_is_not_trained_again(
   assert "sampled accuracy" in capsys.readouterr().out
   assert (workdir / "metrics.jsonl").read_bytes() == lines
   assert_same_run(whole, workdir)
+
+
+def test_buckets_are_chosen_once_in_a_run(
+  whole, tmp_path, monkeypatch, at_step, capsys
+):
+  at_step(2, stop)
+  assert small(tmp_path) == 143
+  assert "buckets: prompt 48 (padding" in capsys.readouterr().out
+  config = from_saved(load_config(tmp_path))
+  assert config.data.prompt_buckets == (48, 96)
+  assert config.data.patch_buckets == (36, 72)
+  monkeypatch.setattr(
+    loop.build.buckets, "sample_rows", lambda *a: pytest.fail("measured")
+  )
+  assert small(tmp_path) == 0
+  assert "buckets:" not in capsys.readouterr().out
+  assert from_saved(load_config(tmp_path)).to_dict() == config.to_dict()
+  assert_same_run(whole, tmp_path)
+  # Given instead of chosen they make the same run.
+  given = tmp_path / "given"
+  prompt = "--config.data.prompt_buckets=(48,96)"
+  assert small(given, prompt, "--config.data.patch_buckets=(36,72)") == 0
+  assert "buckets:" not in capsys.readouterr().out
+  assert_same_run(whole, given)
 
 
 def test_a_finished_run_is_made_longer(whole, tmp_path):

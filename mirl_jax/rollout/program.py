@@ -137,6 +137,18 @@ def samples(program: Program) -> tuple[Sample, ...]:
   return tuple(stage for stage in program if isinstance(stage, Sample))
 
 
+def sampled_slots(program: Program) -> int:
+  """Most tokens that are sampled for a question."""
+  alive, slots = 1, 0
+  for stage in program:
+    if isinstance(stage, Sample):
+      alive *= stage.fanout
+      slots += alive * stage.max_tokens
+    elif stage.by != "all":
+      alive = stage.k
+  return slots
+
+
 def complete_trajectories(program: Program) -> int:
   """Leaves per question."""
   alive = 1

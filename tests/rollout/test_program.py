@@ -5,6 +5,7 @@ from mirl_jax.rollout.program import (
   Sample,
   complete_trajectories,
   from_config,
+  sampled_slots,
   samples,
   validate,
 )
@@ -102,6 +103,13 @@ def test_from_config_reads_stages_in_order():
     Keep(6, "stratified"),
     Sample("reason", 2, 5, "</a>", top_k=3),
   )
+
+
+def test_sampled_slots_are_those_of_every_node():
+  two = (Sample("a", 10, 9, "x"), Keep(6), Sample("b", 2, 5, "y"))
+  assert sampled_slots(two) == 10 * 9 + 6 * 2 * 5
+  assert sampled_slots((two[0], Keep(1, "all"), two[2])) == 90 + 100
+  assert sampled_slots(two[:1]) == 90
 
 
 @pytest.mark.parametrize(
