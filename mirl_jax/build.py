@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run."""
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ from mirl_jax.parallel.mesh import (
   spec,
 )
 from mirl_jax.policy.abstract import abstract_params, logical_axes
+from mirl_jax.policy.attention.backends import check_backend
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.inputs import Prompts
 from mirl_jax.policy.loading import load_params_onto
@@ -95,7 +97,7 @@ def make_policy(config: ConfigDict) -> Policy:
   """Reads the processor and places the model on the mesh.
 
   Raises:
-    ValueError: for a bad mesh, dtype or directory.
+    ValueError: for a bad mesh, dtype, directory or attention back end.
   """
   for name in ("dtype", "param_dtype"):
     if config.policy[name] not in DTYPES:
@@ -110,7 +112,17 @@ def make_policy(config: ConfigDict) -> Policy:
     config.policy.min_pixels or None,
     config.policy.max_pixels or None,
   )
-  vlm = processor.config
+  vlm = dataclasses.replace(
+    processor.config,
+    attention=config.policy.attention,
+    mesh=mesh.abstract_mesh,
+  )
+  check_backend(
+    vlm.attention,
+    DTYPES[config.policy.dtype],
+    vlm.text.head_dim,
+    mesh.devices.flat[0].platform,
+  )
   heads = {"text": vlm.text.heads, "vision": vlm.vision.heads}
   check_heads(mesh, heads)
   shardings = param_shardings(abstract_params(vlm), logical_axes(vlm), mesh)

@@ -40,6 +40,13 @@ def test_the_embedded_model_is_the_policy_by_default(config, tmp_path):
   assert build.policy_path(config) == str(tmp_path)
 
 
+def test_the_policy_attends_as_the_config_says(config, policy):
+  assert policy.config.attention == "auto"
+  assert policy.config.mesh == policy.mesh.abstract_mesh
+  config.policy.attention = "xla"
+  assert build.make_policy(config).config.attention == "xla"
+
+
 def test_the_dials_of_the_config_are_the_worlds(config):
   found = build.make_dials(config)  # a config sorts the kinds by name
   assert dict(found.kinds) == dict(BROKEN.kinds)

@@ -39,6 +39,8 @@ def refused(capsys, *argv, code=main.BAD_ARGUMENT):
     (["--config.policy.path=nowhere"], "no such model directory: nowhere"),
     (["--config.policy.dtype=float8"], "policy.dtype='float8'"),
     (["--config.policy.param_dtype=int8"], "policy.param_dtype='int8'"),
+    (["--config.policy.attention=flash"], "policy.attention='flash'"),
+    (["--config.policy.attention=cudnn"], "'cudnn' runs on NVIDIA GPUs"),
     (["--mode=sft", "--config.export.dtype=x"], "export.dtype='x'"),
     (["--mode=sft", "--config.export.shard_gb=-1"], "export.shard_gb=-1"),
     (["--out=here"], "--out=here goes with --mode=export only"),

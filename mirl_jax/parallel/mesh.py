@@ -125,6 +125,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
-def data_shards(mesh: Mesh) -> int:
+def data_shards(mesh: Mesh | AbstractMesh) -> int:
   """How many shards the question axis has."""
   return mesh.shape["data"] * mesh.shape["fsdp"]

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jax.sharding import AbstractMesh
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
@@ -73,6 +75,9 @@ class VLMConfig:
 
   Attributes:
     family: `model_type` of config.json, see `families`.
+    attention: the decoder's back end, one of `attention.backends.BACKENDS`;
+      of the run, not of the model, as is
+    mesh: over which its forward passes are cut; None on one device.
   """
 
   family: str
@@ -85,6 +90,8 @@ class VLMConfig:
   eos_tokens: tuple[int, ...]
   pad_token: int
   vision_pad_token: int | None = None
+  attention: str = "auto"
+  mesh: AbstractMesh | None = None
 
   @property
   def banned_tokens(self) -> tuple[int, ...]:

@@ -128,6 +128,8 @@ def decode_step(
         values[i], v[:, :, :, None], (0, 0, 0, step, 0)
       )
       own = Segment(keys[i], values[i], written)
+      # Always by plain XLA: one token a node leaves the blocks of a kernel all
+      # but empty, and reading the caches is what it costs.
       return attend(q[:, :, None], (*ancestors[i], own))[:, :, 0]
 
     x = block.apply({"params": layer}, x, turn, read)

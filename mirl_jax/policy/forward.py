@@ -11,12 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mirl_jax.policy.attention import (
-  Segment,
-  attend,
-  causal_mask,
-  segment,
-)
+from mirl_jax.policy.attention import Segment, attend, segment
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.families import family
 from mirl_jax.policy.inputs import Prompts
@@ -174,16 +169,22 @@ def _last(mask: Bool[Array, "*n t"]) -> Int[Array, "*n"]:
   return jnp.maximum(jnp.sum(mask, axis=-1) - 1, 0)
 
 
+def _attend(
+  config: VLMConfig, query: Array, segments: tuple[Segment, ...]
+) -> Array:
+  """Attention to ancestors and, causally, to the last segment, one's own."""
+  return attend(query, segments, True, config.attention, config.mesh)
+
+
 def prefill(
   params: Any, config: VLMConfig, prompts: Prompts, dtype: Any = jnp.float32
 ) -> Prefilled:
   """Runs B prompts once and keeps their keys and values."""
   embedded = embed_prompts(params, config, prompts, dtype)
-  causal = causal_mask(prompts.mask[:, None])
 
   def read(q: Array, k: Array, v: Array) -> Array:
-    own = segment(k[:, None], v[:, None], causal)
-    return attend(q[:, None], (own,))[:, 0]
+    own = segment(k[:, None], v[:, None], prompts.mask[:, None])
+    return _attend(config, q[:, None], (own,))[:, 0]
 
   x, (keys, values) = _run_blocks(
     params,
@@ -297,8 +298,7 @@ def tree_hidden(
   x = jnp.concatenate(xs, axis=1)
   turn = text_turn(config, jnp.concatenate(positions, axis=2))
   borders = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-  prompt_causal = causal_mask(prompts.mask[:, None])
-  causal = [causal_mask(level.mask) for level in levels]
+  prompt_mask = prompts.mask[:, None]
 
   def split(x: Array) -> list[Array]:
     """Flat tokens to one [B, R, T, …] array per level, prompt first."""
@@ -311,9 +311,10 @@ def tree_hidden(
 
   def read(q: Array, k: Array, v: Array) -> Array:
     qs, ks, vs = split(q), split(k), split(v)
-    outs = [attend(qs[0], (segment(ks[0], vs[0], prompt_causal),))]
-    for number in range(len(levels)):
-      above = [segment(ks[0], vs[0], prompts.mask[:, None])]
+    prompt = segment(ks[0], vs[0], prompt_mask)
+    outs = [_attend(config, qs[0], (prompt,))]
+    for number, level in enumerate(levels):
+      above = [prompt]
       for j, index in enumerate(chains[number]):
         above.append(
           segment(
@@ -322,13 +323,13 @@ def tree_hidden(
             gather_nodes(levels[j].mask, index),
           )
         )
-      own = segment(ks[number + 1], vs[number + 1], causal[number])
-      outs.append(attend(qs[number + 1], (*above, own)))
+      own = segment(ks[number + 1], vs[number + 1], level.mask)
+      outs.append(_attend(config, qs[number + 1], (*above, own)))
     return jnp.concatenate([o.reshape(b, -1, *o.shape[3:]) for o in outs], 1)
 
   x, _ = _run_blocks(params, config, x, turn, read, embedded.deep, remat)
   hidden = split(final_norm(params["text"], config.text, x))
-  masks = [prompts.mask[:, None]] + [level.mask for level in levels]
+  masks = [prompt_mask] + [level.mask for level in levels]
   predictions = []
   for number, level in enumerate(levels):
     above, own = hidden[number], hidden[number + 1]

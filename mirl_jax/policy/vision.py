@@ -27,7 +27,12 @@ class Features(NamedTuple):
 
 
 class TowerAttention(nn.Module):
-  """Self-attention of patches, within spans of consecutive slots."""
+  """Self-attention of patches, within spans of consecutive slots.
+
+  By plain XLA with every back end: several images share the slots of full
+  attention, and a window's real patches need not come first, while kernels
+  read a prefix of the keys.
+  """
 
   config: VisionConfig
 

@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirl_jax.policy import attention
 from mirl_jax.policy.attention import (
   Segment,
   attend,
   causal_mask,
+  plain,
   segment,
 )
 
@@ -199,7 +199,7 @@ def test_queries_taken_in_parts_change_nothing(name, budget, monkeypatch):
   floats = [(s.keys, s.values) for s in segments]
   both = jax.value_and_grad(run, argnums=(0, 1))
   want = both(query, floats)
-  monkeypatch.setattr(attention, "_BUDGET", budget)
+  monkeypatch.setattr(plain, "_BUDGET", budget)
   assert "scan" in str(jax.make_jaxpr(both)(query, floats))
   jax.tree.map(
     lambda g, w: np.testing.assert_allclose(g, w, rtol=1e-5, atol=5e-6),
@@ -222,5 +222,5 @@ def test_parts_bound_the_memory_of_long_prompts(monkeypatch):
 
   logits = 4 * 1024 * 1024 * 4  # bytes
   assert temporary() > logits
-  monkeypatch.setattr(attention, "_BUDGET", 1 << 18)
+  monkeypatch.setattr(plain, "_BUDGET", 1 << 18)
   assert temporary() < logits / 2

@@ -1,47 +1,18 @@
-"""Attention over the segments of a tree.
-
-A query reads several segments: its ancestors' (shared by every node of a
-group, never copied) and its own node's. Each segment is attended to by
-itself and the parts are joined by their log-sum-exp, so no key is moved and
-no joint array is built. Differentiable in queries, keys and values; the
-backward pass keeps no logits.
-"""
+"""One segment by plain XLA: its forward part, and its part of the gradient."""
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from mirl_jax.policy.products import smaller_second
-from mirl_jax.policy.remat import keep
 
 # Most logits alive at a time, in one layer; more queries are taken in parts.
 _BUDGET = 1 << 26
-_MASKED = -1e30  # finite, so that a fully masked segment cannot make NaN
-
-
-class Segment(NamedTuple):
-  """Keys and values that G groups of nodes read.
-
-  Heads come before positions, as matrix products want them: with positions
-  first, XLA's CPU back end transposes a whole cache for every token decoded.
-
-  Attributes:
-    keys: [B, G, kv_heads, S, head_dim].
-    values: [B, G, kv_heads, S, head_dim].
-    mask: [B, G, S] keys that exist, or [B, G, Q, S] keys that each of the Q
-      queries of a group may read (the causal mask of a node's own tokens).
-  """
-
-  keys: Array
-  values: Array
-  mask: Array
-
-
-Arrays = tuple[Array, ...]
+MASKED = -1e30  # finite, so that a fully masked segment cannot make NaN
 
 
 def _group(x: Array, groups: int, kv_heads: int) -> Array:
@@ -118,21 +89,18 @@ def _logits(q: Array, keys: Array, mask: Array) -> Array:
     logits = jnp.einsum(spec, q, keys, preferred_element_type=jnp.float32)
   logits = logits * q.shape[-1] ** -0.5
   if mask.ndim == 3:
-    return jnp.where(mask[:, :, None, None, :], logits, _MASKED)
+    return jnp.where(mask[:, :, None, None, :], logits, MASKED)
   b, g, queries, s = mask.shape
   # Rows of one query stand together: a mask per query, not per row.
   by_query = logits.reshape(b, g, logits.shape[2], queries, -1, s)
-  by_query = jnp.where(mask[:, :, None, :, None, :], by_query, _MASKED)
+  by_query = jnp.where(mask[:, :, None, :, None, :], by_query, MASKED)
   return by_query.reshape(logits.shape)
 
 
-def _attend_one(
+def attend_one(
   query: Array, keys: Array, values: Array, mask: Array
 ) -> tuple[Array, Array, Array]:
-  """Unnormalised output, maximum and weight sum of one segment.
-
-  Shapes [B, R, T, H, D], [B, R, T, H], [B, R, T, H], all float32.
-  """
+  """Unnormalised output, maximum and weight sum, as `backends.attend_one`."""
 
   def part(mask: Array, q: Array) -> tuple[Array, Array, Array]:
     logits = _logits(q, keys, mask)
@@ -153,40 +121,7 @@ def _attend_one(
   return out, top, total
 
 
-def _forward(
-  query: Array, keys: Arrays, values: Arrays, masks: Arrays
-) -> tuple[Array, Array]:
-  """Output, and the log-sum-exp of all logits of each query."""
-  parts = [
-    _attend_one(query, *part) for part in zip(keys, values, masks, strict=True)
-  ]
-  top = parts[0][1]
-  for _, other, _ in parts[1:]:
-    top = jnp.maximum(top, other)
-  out = jnp.zeros(query.shape, jnp.float32)
-  total = jnp.zeros(query.shape[:-1], jnp.float32)
-  for part, part_top, part_total in parts:
-    scale = jnp.exp(part_top - top)
-    out += part * scale[..., None]
-    total += part_total * scale
-  out = (out / total[..., None]).astype(query.dtype)
-  return out, top + jnp.log(total)
-
-
-@jax.custom_vjp
-def _attend(query: Array, keys: Arrays, values: Arrays, masks: Arrays) -> Array:
-  return _forward(query, keys, values, masks)[0]
-
-
-def _attend_forward(
-  query: Array, keys: Arrays, values: Arrays, masks: Arrays
-) -> tuple[Array, Any]:
-  out, lse = _forward(query, keys, values, masks)
-  out, lse = keep(out), keep(lse)
-  return out, (query, keys, values, masks, out, lse)
-
-
-def _backward_one(
+def backward_one(
   query: Array,
   keys: Array,
   values: Array,
@@ -224,56 +159,6 @@ def _backward_one(
     jnp.swapaxes(x, 3, 4).astype(dtype) for x in (d_key, d_value)
   )
   return _ungroup(d_q, query.shape), d_key, d_value
-
-
-def _attend_backward(saved: Any, d_out: Array) -> Any:
-  """Gradients from the log-sum-exp; the logits are computed again.
-
-  Source: FlashAttention (arXiv 2205.14135), algorithm 4, here over segments.
-  What is contracted over queries has them leading in the smaller operand,
-  because XLA's CPU back end copies the first one transposed.
-  """
-  query, keys, values, masks, out, lse = saved
-  inner = jnp.sum(d_out.astype(jnp.float32) * out, axis=-1, dtype=jnp.float32)
-  made = [
-    _backward_one(query, *each, lse, d_out, inner)
-    for each in zip(keys, values, masks, strict=True)
-  ]
-  d_query = jnp.zeros(query.shape, jnp.float32)
-  for d_q, _, _ in made:
-    d_query += d_q
-  d_keys = tuple(d_key for _, d_key, _ in made)
-  d_values = tuple(d_value for _, _, d_value in made)
-  return d_query.astype(query.dtype), d_keys, d_values, None
-
-
-_attend.defvjp(_attend_forward, _attend_backward)
-
-
-def segment(
-  keys: Float[Array, "b g s h d"],
-  values: Float[Array, "b g s h d"],
-  mask: Array,
-) -> Segment:
-  """A segment from keys and values as a layer makes them, positions first."""
-  return Segment(jnp.swapaxes(keys, 2, 3), jnp.swapaxes(values, 2, 3), mask)
-
-
-def attend(
-  query: Float[Array, "b r t h d"], segments: tuple[Segment, ...]
-) -> Float[Array, "b r t h d"]:
-  """Softmax attention of every query over the union of its segments.
-
-  Args:
-    query: T tokens of R nodes for each of B questions. The R nodes lie in
-      groups: a segment with G groups is read by R / G consecutive nodes.
-    segments: what the queries read; at least one key must be readable.
-
-  Returns:
-    As one softmax over the concatenation of all readable keys.
-  """
-  keys, values, masks = zip(*segments, strict=True)
-  return _attend(query, keys, values, masks)
 
 
 def causal_mask(mask: Bool[Array, "b r t"]) -> Bool[Array, "b r t t"]:
