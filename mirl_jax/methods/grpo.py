@@ -23,6 +23,7 @@ def fragment() -> dict[str, Any]:
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
+        "halvings": 0,
       },
     },
     "credit": {

@@ -34,6 +34,7 @@ def fragment() -> dict[str, Any]:
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
+        "halvings": 0,
       },
       "keep": {"k": 6, "by": "mi"},
       "reason": {
@@ -43,6 +44,7 @@ def fragment() -> dict[str, Any]:
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
+        "halvings": 0,
       },
     },
     "mi": {

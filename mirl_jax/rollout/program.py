@@ -8,6 +8,7 @@ from typing import Any
 KEEP_RULES = ("mi", "likelihood", "random", "oracle", "stratified", "all")
 # Rules whose scores the host computes: the program is cut in two there.
 HOST_RULES = ("oracle",)
+_HALVINGS = 4
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Sample:
     temperature: of sampling; 0 is greedy.
     top_p: keep the smallest set of tokens with this probability (1 = all).
     top_k: keep this many most probable tokens (0 = all).
+    halvings: how often decoding goes on with half of the rows once the others
+      have ended, see compact.py; no draw depends on it.
   """
 
   name: str
@@ -31,6 +34,7 @@ class Sample:
   temperature: float = 1.0
   top_p: float = 1.0
   top_k: int = 0
+  halvings: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ def validate(program: Program, training: bool) -> Program:
         _fail(f"{stage.name}: fanout and max_tokens must be at least 1")
       if not stage.stop:
         _fail(f"{stage.name}: stop must not be empty")
+      if not 0 <= stage.halvings <= _HALVINGS:
+        _fail(
+          f"{stage.name}: halvings={stage.halvings} must lie in 0..{_HALVINGS};"
+          " each compiles a loop more"
+        )
       if stage.temperature < 0 or not 0 < stage.top_p <= 1 or stage.top_k < 0:
         _fail(
           f"{stage.name}: temperature >= 0, 0 < top_p <= 1 and top_k >= 0,"

@@ -10,8 +10,9 @@ import pytest
 from mirl_jax import testing as tiny
 from mirl_jax.policy.forward import prefill
 from mirl_jax.policy.logprobs import shape_logits
+from mirl_jax.rollout.draw import draw, greedy, log_prob, restrict
 from mirl_jax.rollout.program import Sample
-from mirl_jax.rollout.sampler import draw, restrict, sample_stage, start
+from mirl_jax.rollout.sampler import sample_stage, start
 from mirl_jax.rollout.tree import flat, nodes
 from mirl_jax.testing_flat import flat_node_logits
 
@@ -64,6 +65,46 @@ def test_a_token_of_probability_zero_is_never_drawn(size):
   assert possible[tokens].all()
 
 
+@pytest.mark.parametrize("size", [1, 2, 5, 12, 100, 512, 1000])
+def test_a_draw_inverts_the_distribution_function(size):
+  """Aims in the middle of each token's share hit that token."""
+  rng = np.random.default_rng(size)
+  logits = (rng.normal(size=size) * 2).astype(np.float32)
+  logits[rng.random(size) < 0.2] = -np.inf
+  logits[rng.integers(size)] = 0.0
+  probs = np.exp(logits.astype(np.float64))
+  ends = np.cumsum(probs) / probs.sum()
+  middles = ends - probs / probs.sum() / 2
+  wanted = np.flatnonzero(probs / probs.sum() > 1e-5)
+  tokens = draw(
+    jnp.broadcast_to(jnp.asarray(logits), (len(wanted), size)),
+    jnp.asarray(middles[wanted], jnp.float32),
+  )
+  np.testing.assert_array_equal(tokens, wanted)
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 100, 1000])
+def test_greedy_takes_the_first_of_the_largest(size):
+  rng = np.random.default_rng(size)
+  logits = rng.integers(-3, 4, (50, size)).astype(np.float32)  # ties
+  logits[0] = -np.inf
+  np.testing.assert_array_equal(greedy(jnp.asarray(logits)), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 100, 1000])
+def test_log_probs_equal_a_log_softmax(size):
+  rng = np.random.default_rng(size)
+  logits = (rng.normal(size=(3, 7, size)) * 30).astype(np.float32)
+  logits[rng.random(logits.shape) < 0.3] = -1e30  # banned
+  logits[..., -1] = rng.normal(size=(3, 7))
+  tokens = logits.argmax(-1)
+  wide = logits.astype(np.float64)
+  peak = wide.max(-1)
+  total = peak + np.log(np.exp(wide - peak[..., None]).sum(-1))
+  got = log_prob(jnp.asarray(logits), jnp.asarray(tokens))
+  np.testing.assert_allclose(got, peak - total, atol=1e-5)
+
+
 def brute_restrict(logits, top_p, top_k):
   """The surviving ids of one row."""
   order = sorted(range(len(logits)), key=lambda i: -logits[i])
@@ -78,6 +119,22 @@ def brute_restrict(logits, top_p, top_k):
     size += 1
   border = logits[order[size - 1]]
   return {i for i in order if logits[i] >= border}
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 20, 64])
+def test_top_k_finds_any_border(top_k):
+  """Of every sign and size, at zeros of both signs, and where few are left."""
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(40, 64)).astype(np.float32)
+  logits *= 10.0 ** rng.integers(-30, 30, (40, 64))
+  logits[5:10] = np.abs(logits[5:10])
+  logits[10:15] = -np.abs(logits[10:15])
+  logits[15:25] = np.where(rng.random((10, 64)) < 0.5, -0.0, 0.0)
+  logits[20:25, ::3] = -1.0
+  logits[25:30, 5:] = -np.inf
+  got = np.asarray(restrict(jnp.asarray(logits), 1.0, top_k)) > -np.inf
+  border = -np.sort(-logits, axis=-1)[:, top_k - 1 : top_k]
+  np.testing.assert_array_equal(got, (logits >= border) & (logits > -np.inf))
 
 
 @pytest.mark.parametrize(
