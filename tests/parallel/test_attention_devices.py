@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 WORKER = Path(__file__).with_name("attention_devices.py")
 ROOT = Path(__file__).parents[2]
 # [B, G, key heads, heads that share one, queries, D] on each device.
