@@ -31,7 +31,7 @@ from mirl_jax.policy.decode import (
   empty_cache,
   next_logits,
 )
-from mirl_jax.rollout.sampler import draw
+from mirl_jax.rollout.draw import draw
 from mirl_jax.runs.rollouts import PROMPT, read_rollouts, rollout_steps
 from mirl_jax.testing import random_params
 

@@ -74,6 +74,9 @@ def test_a_run_in_parts_learns_the_same(tmp_path):
   assert rows[1][-1].keys() == rows[2][-1].keys()
   for one, two in zip(rows[1], rows[2], strict=True):
     for name, value in one.items():
+      if name.startswith("idle/"):  # a part waits for its own longest only
+        assert two[name] <= value
+        continue
       assert two[name] == pytest.approx(value, rel=1e-3, abs=1e-4), name
 
 

@@ -139,6 +139,7 @@ def test_every_field_of_a_stage_is_read(method):
     "temperature": 0.5,
     "top_p": 0.5,
     "top_k": 3,
+    "halvings": 2,
     "k": 1,
     "by": "random",
   }
