@@ -168,8 +168,7 @@ def run(
   config.eval.final_questions = 4
   config.eval.batch = 4
   # One size each: nothing is compiled after the first step.
-  config.data.prompt_buckets = (max(config.data.prompt_buckets[:2]),)
-  config.data.patch_buckets = config.data.patch_buckets[:1]
+  config.data.buckets = 1
   with tempfile.TemporaryDirectory() as workdir:
     with watched(case, delay):
       code = train.train(config, workdir, trace)
