@@ -45,21 +45,30 @@ def decode(inputs: Inputs, loop: Loop, halvings: int) -> Loop:
   return _returned(loop, few, index)
 
 
-def _some(inputs: Inputs, index: Int[Array, "b k"]) -> Inputs:
-  """What the given nodes read; each becomes a group of its own."""
-  rows = inputs.node.shape[1]
+def narrowed(
+  ancestors: tuple[tuple[Segment, ...], ...],
+  index: Int[Array, "b k"],
+  rows: int,
+) -> tuple[tuple[Segment, ...], ...]:
+  """The segments that some of `rows` nodes read, each gathered once.
+
+  The prompt's, shared by all, stay as they are.
+  """
 
   def narrow(segment: Segment) -> Segment:
     groups = segment.keys.shape[1]
-    if groups == 1:  # the prompt: shared by all
+    if groups == 1:
       return segment
     group = index // (rows // groups)
     return Segment(*(gather_nodes(x, group) for x in segment))
 
+  return tuple(tuple(narrow(x) for x in layer) for layer in ancestors)
+
+
+def _some(inputs: Inputs, index: Int[Array, "b k"]) -> Inputs:
+  """What the given nodes read; each becomes a group of its own."""
   return inputs._replace(
-    ancestors=tuple(
-      tuple(narrow(segment) for segment in layer) for layer in inputs.ancestors
-    ),
+    ancestors=narrowed(inputs.ancestors, index, inputs.node.shape[1]),
     begin=gather_nodes(inputs.begin, index),
     node=gather_nodes(inputs.node, index),
   )

@@ -13,7 +13,7 @@ from mirl_jax.policy.attention import Segment
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.decode import decode_weights
 from mirl_jax.policy.forward import Prefilled, gather_nodes
-from mirl_jax.rollout.compact import decode
+from mirl_jax.rollout.compact import decode, narrowed
 from mirl_jax.rollout.loop import Inputs, first_loop
 from mirl_jax.rollout.program import Sample
 from mirl_jax.rollout.stop import Stop
@@ -49,18 +49,8 @@ def start(prefilled: Prefilled) -> Frontier:
 def keep(frontier: Frontier, index: Int[Array, "b k"]) -> Frontier:
   """Narrows the frontier to the given nodes, gathering each segment once."""
   alive = frontier.hidden.shape[1]
-
-  def narrow(segment: Segment) -> Segment:
-    groups = segment.keys.shape[1]
-    if groups == 1:  # the prompt: shared by all
-      return segment
-    group = index // (alive // groups)
-    return Segment(*(gather_nodes(x, group) for x in segment))
-
   return Frontier(
-    ancestors=tuple(
-      tuple(narrow(s) for s in layer) for layer in frontier.ancestors
-    ),
+    ancestors=narrowed(frontier.ancestors, index, alive),
     hidden=gather_nodes(frontier.hidden, index),
     position=jnp.take_along_axis(frontier.position, index, axis=1),
     index=jnp.take_along_axis(frontier.index, index, axis=1),
