@@ -25,6 +25,7 @@ program ran: 1 is hidden, 0 costs what it takes.
 import contextlib
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,7 @@ from mirl_jax.command_line import parse_steps
 from mirl_jax.config import get_config
 from mirl_jax.host_memory import tune_allocator
 from mirl_jax.runs.metrics import MetricsWriter, read_metrics
+from mirl_jax.runs.progress import Progress
 
 _STEPS = flags.DEFINE_integer("train_steps", 12, "Steps of training.")
 _PROFILE = flags.DEFINE_string("profile", "3:7", "START:STOP of the trace.")
@@ -170,7 +172,8 @@ def run(
   # One size each: nothing is compiled after the first step.
   config.data.buckets = 1
   with tempfile.TemporaryDirectory() as workdir:
-    with watched(case, delay):
+    # Its tables are no part of the JSON.
+    with watched(case, delay), contextlib.redirect_stdout(sys.stderr):
       code = train.train(config, workdir, trace)
     if code:
       raise RuntimeError(f"the run ended with exit code {code}")
@@ -193,6 +196,17 @@ def run(
     **hidden,
     "traced_steps": traced,
   }, timeline
+
+
+@contextlib.contextmanager
+def compiled_once() -> Iterator[None]:
+  """Programs that several cases share are compiled by the first of them."""
+  with tempfile.TemporaryDirectory() as folder:
+    jax.config.update("jax_compilation_cache_dir", folder)
+    try:
+      yield
+    finally:
+      jax.config.update("jax_compilation_cache_dir", None)
 
 
 def measure(
@@ -220,9 +234,12 @@ def measure(
     )
   found: dict[str, Any] = {}
   timelines = {}
-  for name, case in CASES.items():
-    late = delay * found["as it is"]["step_s"] if case.slow else 0.0
-    found[name], timelines[name] = run(case, steps, trace, late, questions)
+  with compiled_once(), Progress(len(CASES), label="case") as progress:
+    for name, case in CASES.items():
+      late = delay * found["as it is"]["step_s"] if case.slow else 0.0
+      found[name], timelines[name] = run(case, steps, trace, late, questions)
+      shown = {k: found[name][k] for k in ("step_s", "idle_share")}
+      progress.update(len(found), shown)
   return found, timelines
 
 

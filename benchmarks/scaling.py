@@ -40,6 +40,7 @@ from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.inputs import Prompts
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import Keep, Program, Sample, samples
+from mirl_jax.runs.progress import Progress
 from mirl_jax.testing import random_params
 
 _GROUPS = flags.DEFINE_list("groups", ["2", "4", "8", "16", "32", "64"], "N.")
@@ -206,6 +207,21 @@ def measure(point: Point, config: VLMConfig, params: Any) -> dict[str, Any]:
   }
 
 
+def measure_all(
+  points: dict[str, list[Point]], config: VLMConfig, params: Any
+) -> dict[str, list[dict[str, Any]]]:
+  """Rows by what is varied; progress goes to standard error."""
+  found: dict[str, list[dict[str, Any]]] = {name: [] for name in points}
+  done = 0
+  with Progress(sum(map(len, points.values())), label="point") as progress:
+    for name in points:
+      for point in points[name]:
+        found[name].append(measure(point, config, params))
+        done += 1
+        progress.update(done, found[name][-1]["seconds"])
+  return found
+
+
 def main(argv: list[str]) -> None:
   del argv
   sizes = SIZES[compare.CONFIG.value]
@@ -217,10 +233,7 @@ def main(argv: list[str]) -> None:
     "dtype": compare.DTYPE.value,
     "device": jax.devices()[0].device_kind,
     "cores": cores(),
-    "rows": {
-      name: [measure(point, config, params) for point in points]
-      for name, points in sweep().items()
-    },
+    "rows": measure_all(sweep(), config, params),
     "sizes": described(sizes),
     "versions": compare.versions("jax", "jaxlib", "flax"),
   }

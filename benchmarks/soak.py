@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,7 +120,8 @@ def measure(steps: int, warm: int) -> dict[str, float | int]:
     # As one would choose them for such data: three sizes each.
     config.data.prompt_buckets = (32, 64, 128)
     config.data.patch_buckets = (36, 144, 256)
-    with programs_kept(folder):
+    # Its tables are no part of the JSON.
+    with programs_kept(folder), contextlib.redirect_stdout(sys.stderr):
       began = time.time()
       train(config, str(workdir))
     rows = {row["step"]: row for row in read_metrics(workdir)}

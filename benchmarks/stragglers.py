@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.speed.compare import CONFIG, DTYPE
 from benchmarks.speed.model import SIZES, Sizes, described, vlm_config
 from mirl_jax.build import DTYPES
 from mirl_jax.host_memory import computes_on_host, tune_allocator
@@ -35,11 +36,9 @@ from mirl_jax.rollout.draw import draw
 from mirl_jax.runs.rollouts import PROMPT, read_rollouts, rollout_steps
 from mirl_jax.testing import random_params
 
-_CONFIG = flags.DEFINE_enum("config", "small", list(SIZES), "Sizes.")
-_ROWS = flags.DEFINE_integer("rows", 64, "Rows of a loop, a power of two.")
+_ROWS = flags.DEFINE_integer("loop_rows", 64, "Rows of a loop, a power of two.")
 _BATCHES = flags.DEFINE_integer("batches", 400, "Loops drawn for a case.")
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Timings; their median counts.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", list(DTYPES), "Of activations.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "A run with dumped rollouts.")
 
 # A saving below this share is no reason for a loop per number of rows.
@@ -215,23 +214,23 @@ def main(argv: list[str]) -> None:
   del argv
   rows = _ROWS.value
   if rows < 2 or rows & (rows - 1):
-    raise app.UsageError(f"--rows={rows}: give a power of two, at least 2")
+    raise app.UsageError(f"--loop_rows={rows}: give a power of two, at least 2")
   if computes_on_host():
     tune_allocator()
-  sizes = SIZES[_CONFIG.value]
+  sizes = SIZES[CONFIG.value]
   cases = distributions(sizes.new_tokens)
   if _WORKDIR.value:
     cases |= dumped(_WORKDIR.value)
-  step, move = measure(sizes, rows, _REPEATS.value, DTYPES[_DTYPE.value])
+  step, move = measure(sizes, rows, _REPEATS.value, DTYPES[DTYPE.value])
   judged = {
     name: judge(given, rows, _BATCHES.value, step, move)
     for name, given in cases.items()
   }
   report = {
     "device": jax.devices()[0].device_kind,
-    "config": _CONFIG.value,
+    "config": CONFIG.value,
     "sizes": described(sizes),
-    "dtype": _DTYPE.value,
+    "dtype": DTYPE.value,
     "rows": rows,
     "batches": _BATCHES.value,
     "decode_step_seconds": step,

@@ -1,19 +1,23 @@
 """Small whole runs for tests, and what must be equal between two of them."""
 
+import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from mirl_jax import evaluate, inspection, train
 from mirl_jax.command_line import parse
 from mirl_jax.main import MODES
+from mirl_jax.rollout.engine import Rollout
 from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.metrics import read_metrics
 
@@ -32,12 +36,39 @@ SMALL = (
   "--config.program.describe.fanout=4",
   "--config.program.keep.k=2",
 )
+# For a run whose evaluation is not what is tested: two programs less.
+UNMEASURED = ("--config.eval.every=0", "--config.eval.final_questions=0")
 _TIMED = ("time/", "wall_s", "compiles", "tokens_per_s", "memory/")
 
 
 def small_config(*overrides: str) -> ConfigDict:
   """The default config, made small, with `--config.name=value` overrides."""
   return parse([*SMALL, *overrides], tuple(MODES)).config
+
+
+@contextlib.contextmanager
+def traced_once() -> Iterator[None]:
+  """Equal rollouts of this process are one, traced by the first run.
+
+  Most of a small run is tracing. A run that goes on in a process of its own
+  traces anew.
+  """
+  made: dict[str, Any] = {}
+
+  class Shared(Rollout):
+    def __new__(cls, *args: Any) -> "Shared":
+      config, program, stops, *rest = args
+      key = repr((config, program, sorted(stops), rest))
+      return made.setdefault(key, super().__new__(cls))
+
+    def __init__(self, *args: Any):
+      if not hasattr(self, "program"):
+        super().__init__(*args)
+
+  with contextlib.ExitStack() as stack:
+    for module in (evaluate, inspection, train):
+      stack.enter_context(mock.patch.object(module, "Rollout", Shared))
+    yield
 
 
 def spawn(workdir: Path, *flags: str) -> subprocess.Popen[str]:

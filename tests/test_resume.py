@@ -18,6 +18,14 @@ from mirl_jax.runs.config_files import load_config
 from mirl_jax.runs.metrics import MetricsWriter, read_metrics
 from mirl_jax.runs.summary import read_summary
 
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once():
+  with runs.traced_once():
+    yield
+
 
 def small(workdir, *overrides):
   return loop.train(runs.small_config(*overrides), str(workdir))
@@ -158,7 +166,10 @@ def test_killed_and_stopped_processes_resume_to_the_same_bits(tmp_path):
   assert_same_run(undisturbed, workdir)
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
+@pytest.mark.parametrize(
+  "step",
+  [pytest.param(1, marks=slow), 3, pytest.param(5, marks=slow)],
+)
 def test_a_stop_signal_saves_and_the_rest_is_as_without_it(
   whole, tmp_path, at_step, capfd, step
 ):
@@ -170,7 +181,10 @@ def test_a_stop_signal_saves_and_the_rest_is_as_without_it(
   assert_same_run(whole, tmp_path)
 
 
-@pytest.mark.parametrize("step", [0, 2, 3, 6])
+@pytest.mark.parametrize(
+  "step",
+  [0, pytest.param(2, marks=slow), 3, pytest.param(6, marks=slow)],
+)
 def test_a_run_that_died_goes_on_from_the_committed_step(
   whole, tmp_path, at_step, step
 ):
@@ -183,7 +197,10 @@ def test_a_run_that_died_goes_on_from_the_committed_step(
   assert_same_run(whole, tmp_path)
 
 
-@pytest.mark.parametrize("call", [0, 1, 2])
+@pytest.mark.parametrize(
+  "call",
+  [pytest.param(0, marks=slow), 1, pytest.param(2, marks=slow)],
+)
 def test_an_evaluation_that_is_stopped_is_done_after_the_resume(
   whole, tmp_path, monkeypatch, call
 ):
@@ -268,6 +285,7 @@ def test_buckets_are_chosen_once_in_a_run(
   assert_same_run(whole, given)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_made_longer(whole, tmp_path):
   workdir, straight = tmp_path / "copy", tmp_path / "straight"
   shutil.copytree(whole, workdir)
@@ -314,9 +332,9 @@ def test_warnings_are_said_once_in_a_run(tmp_path, monkeypatch, at_step, capfd):
     loop.diagnostics, "warnings", lambda *a: {"warn/x": "a sentence"}
   )
   at_step(2, stop)
-  four = "--config.train.steps=4"
-  assert small(tmp_path, four) == 143
-  assert small(tmp_path, four) == 0
+  four = (*runs.UNMEASURED, "--config.train.steps=4")
+  assert small(tmp_path, *four) == 143
+  assert small(tmp_path, *four) == 0
   assert capfd.readouterr().err.count("a sentence") == 1
   assert [row.get("warn/x") for row in read_metrics(tmp_path)] == [
     None,
@@ -334,7 +352,7 @@ def test_a_run_without_contrast_says_so(tmp_path, monkeypatch, capfd):
     return levels
 
   monkeypatch.setattr(sampling, "assess", all_right)
-  assert small(tmp_path) == 0
+  assert small(tmp_path, *runs.UNMEASURED) == 0
   counts = [r["skipped/no_contrast_steps"] for r in read_metrics(tmp_path)[1:]]
   assert counts == [1, 2, 3, 4, 5, 6]
   assert read_summary(tmp_path)["no_contrast_steps"] == 6
@@ -347,7 +365,7 @@ def test_a_nonfinite_gradient_is_skipped_and_counted(tmp_path, monkeypatch):
   monkeypatch.setattr(
     loop.credit, "centre", lambda values, *rest: values * float("nan")
   )
-  assert small(tmp_path, "--config.train.steps=2") == 0
+  assert small(tmp_path, *runs.UNMEASURED, "--config.train.steps=2") == 0
   assert [r["skipped/nonfinite"] for r in read_metrics(tmp_path)[1:]] == [1, 2]
   start = loop.build.load_policy_params(
     runs.small_config(), loop.build.make_policy(runs.small_config())

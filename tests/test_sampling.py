@@ -12,6 +12,12 @@ from mirl_jax.sampling import collect, launch
 from mirl_jax.train import train
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once():
+  with runs.traced_once():
+    yield
+
+
 @pytest.fixture(scope="module")
 def setting():
   config = runs.small_config("--config.mi.view=other")
@@ -65,7 +71,7 @@ def test_parts_are_the_whole_in_order(setting):
 
 
 def test_a_run_in_parts_learns_the_same(tmp_path):
-  flags = ("--config.train.steps=2", "--config.eval.every=0")
+  flags = ("--config.train.steps=2", *runs.UNMEASURED)
   rows = {}
   for parts in (1, 2):
     config = runs.small_config(*flags, f"--config.train.sample_parts={parts}")

@@ -68,7 +68,7 @@ def test_the_result_is_a_model_directory(whole):
   assert Checkpoints(whole, 2).steps() == [2, 3]
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stopped_run_resumes_to_the_same_bits(whole, tmp_path, stop_at, step):
   stop_at(step)
   assert small(tmp_path) == 143

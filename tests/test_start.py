@@ -21,6 +21,12 @@ LORA = (
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once():
+  with runs.traced_once():
+    yield
+
+
 def config(*overrides):
   return runs.small_config(*overrides)
 
@@ -96,6 +102,7 @@ def lora_run(tmp_path_factory):
   """Two steps with a KL to the reference, which has no copy here."""
   flags = (
     *LORA,
+    *runs.UNMEASURED,
     "--config.train.steps=2",
     "--config.loss.kl.reason=0.1",
     "--config.optimizer.lr=0.01",

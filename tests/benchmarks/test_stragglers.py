@@ -96,7 +96,7 @@ def test_the_report_has_every_case_and_row_count():
   done = subprocess.run(
     [
       *(sys.executable, "-m", "benchmarks.stragglers", "--config=tiny"),
-      *("--rows=4", "--batches=5", "--repeats=1"),
+      *("--loop_rows=4", "--batches=5", "--repeats=1"),
     ],
     cwd=ROOT,
     capture_output=True,

@@ -25,7 +25,7 @@ def test_bad_steps_are_named(text, message):
 
 
 def test_a_run_traces_the_steps_asked_for(tmp_path, capsys):
-  config = runs.small_config("--config.train.steps=4", "--config.eval.every=0")
+  config = runs.small_config("--config.train.steps=4", *runs.UNMEASURED)
   assert train(config, str(tmp_path), (2, 4)) == 0
   (file,) = (tmp_path / "profile").glob("**/perfetto_trace.json.gz")
   assert str(file) in capsys.readouterr().err
