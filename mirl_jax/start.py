@@ -58,15 +58,24 @@ def abstract(tree: Any) -> Any:
 
 
 def load_roles(
-  config: ConfigDict, workdir: str, policy: build.Policy
+  config: ConfigDict,
+  workdir: str,
+  policy: build.Policy,
+  step: int | None = None,
 ) -> tuple[dict[str, Any], int | None]:
-  """Parameters of the run's last checkpoint, or of policy.path without one.
+  """Parameters of a checkpoint of the run, or of policy.path without one.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+    policy: that it trains.
+    step: of the checkpoint; None takes the last.
 
   The reference is always the policy's own directory.
   """
   trained, frozen = start_params(config, policy)
   checkpoints = Checkpoints(workdir, config.train.keep)
-  step = checkpoints.latest()
+  step = checkpoints.latest() if step is None else step
   is_run = step is not None and checkpoints.meta(step)["mode"] == "train"
   loss, mi = build.make_loss(config), build.make_mi(config)
   scorer = mi.scorer if mi else "policy"

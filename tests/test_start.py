@@ -104,6 +104,7 @@ def lora_run(tmp_path_factory):
     *LORA,
     *runs.UNMEASURED,
     "--config.train.steps=2",
+    "--config.train.save_every=1",
     "--config.loss.kl.reason=0.1",
     "--config.optimizer.lr=0.01",
   )
@@ -133,6 +134,19 @@ def test_a_lora_run_saves_only_what_it_trains(lora_run):
     np.abs(x).max() > 0 for path, x in ours.items() if path.endswith("lora_b")
   )
   jax.tree.map(np.testing.assert_array_equal, roles["reference"], base)
+
+
+def test_an_earlier_checkpoint_is_read_where_asked_for(lora_run):
+  flags, workdir = lora_run
+  policy = build.make_policy(config(*flags))
+  early, step = start.load_roles(config(*flags), str(workdir), policy, 1)
+  assert step == 1
+  late, _ = start.load_roles(config(*flags), str(workdir), policy)
+  one, two = flat(early["policy"]), flat(late["policy"])
+  assert any(not np.array_equal(one[path], two[path]) for path in one)
+  jax.tree.map(
+    np.testing.assert_array_equal, early["reference"], late["reference"]
+  )
 
 
 def test_a_lora_run_resumes_bitwise(lora_run, tmp_path):

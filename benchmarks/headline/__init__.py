@@ -1,0 +1,1 @@
+"""MIRL against GRPO at equal cost; see __main__."""
