@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int
 
-from mirl_jax.policy.attention import Segment, attend
+from mirl_jax.policy.attention import Segment
+from mirl_jax.policy.attention.written import attend_written
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.forward import text_positions, text_turn
 from mirl_jax.policy.layers import TRANSPOSED, project_rows
@@ -109,11 +110,8 @@ def decode_step(
   """
   text = config.text
   dtype = cache.keys[0].dtype
-  b, r = tokens.shape
-  t = cache.keys[0].shape[3]
   x = embed_tokens(params["text"], tokens, dtype)
   turn = text_turn(config, text_positions(positions))
-  written = jnp.broadcast_to(jnp.arange(t) <= step, (b, r, t))
   block = TextBlock(text)
   keys, values = list(cache.keys), list(cache.values)
   if weights is None:
@@ -127,10 +125,7 @@ def decode_step(
       values[i] = jax.lax.dynamic_update_slice(
         values[i], v[:, :, :, None], (0, 0, 0, step, 0)
       )
-      own = Segment(keys[i], values[i], written)
-      # Always by plain XLA: one token a node leaves the blocks of a kernel all
-      # but empty, and reading the caches is what it costs.
-      return attend(q[:, :, None], (*ancestors[i], own))[:, :, 0]
+      return attend_written(q, ancestors[i], keys[i], values[i], step)
 
     x = block.apply({"params": layer}, x, turn, read)
   return (

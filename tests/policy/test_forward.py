@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mirl_jax import testing as tiny
-from mirl_jax.policy.attention import Segment
+from mirl_jax.policy.attention import Segment, written
 from mirl_jax.policy.decode import decode_step, empty_cache
 from mirl_jax.policy.forward import (
   ancestor_indices,
@@ -142,8 +142,13 @@ def test_tree_gradients_equal_those_of_independent_sequences(config):
   jax.tree_util.tree_map_with_path(same, got[1], want[1])
 
 
-def test_prefill_and_decode_steps_equal_the_tree(config, levels):
+@pytest.mark.parametrize("block", [written.BLOCK, 2])
+def test_prefill_and_decode_steps_equal_the_tree(
+  config, levels, block, monkeypatch
+):
   """Two levels token by token, the second below ragged parents."""
+  monkeypatch.setattr(written, "BLOCK", block)
+  decode_jit.clear_cache()
   params, prompts = tiny.random_params(config), tiny.random_prompts(config)
   want = tree_logits(params, prompts, levels, config)
   ready = prefill_jit(params, config, prompts)

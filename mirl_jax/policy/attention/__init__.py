@@ -20,7 +20,7 @@ from jax.sharding import AbstractMesh
 from jaxtyping import Array, Float
 
 from mirl_jax.policy.attention.backends import attend_one, readable
-from mirl_jax.policy.attention.plain import backward_one, causal_mask
+from mirl_jax.policy.attention.plain import backward_one, causal_mask, merged
 from mirl_jax.policy.remat import keep
 
 __all__ = ["Segment", "attend", "causal_mask", "segment"]
@@ -64,19 +64,12 @@ def _forward(
 ) -> tuple[Array, Array]:
   """Output, and the log-sum-exp of all logits of each query."""
   order = _causal(len(keys), causal)
-  parts = [
-    attend_one(backend, mesh, query, *part)
-    for part in zip(keys, values, masks, order, strict=True)
-  ]
-  top = parts[0][1]
-  for _, other, _ in parts[1:]:
-    top = jnp.maximum(top, other)
-  out = jnp.zeros(query.shape, jnp.float32)
-  total = jnp.zeros(query.shape[:-1], jnp.float32)
-  for part, part_top, part_total in parts:
-    scale = jnp.exp(part_top - top)
-    out += part * scale[..., None]
-    total += part_total * scale
+  out, top, total = merged(
+    [
+      attend_one(backend, mesh, query, *part)
+      for part in zip(keys, values, masks, order, strict=True)
+    ]
+  )
   out = (out / total[..., None]).astype(query.dtype)
   return out, top + jnp.log(total)
 

@@ -1,7 +1,7 @@
 """One segment by plain XLA: its forward part, and its part of the gradient."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,9 @@ from mirl_jax.policy.products import smaller_second
 # Most logits alive at a time, in one layer; more queries are taken in parts.
 _BUDGET = 1 << 26
 MASKED = -1e30  # finite, so that a fully masked segment cannot make NaN
+
+# Unnormalised output [B, R, T, H, D]; maximum and weight sum, without D.
+Part = tuple[Array, Array, Array]
 
 
 def _group(x: Array, groups: int, kv_heads: int) -> Array:
@@ -97,12 +100,10 @@ def _logits(q: Array, keys: Array, mask: Array) -> Array:
   return by_query.reshape(logits.shape)
 
 
-def attend_one(
-  query: Array, keys: Array, values: Array, mask: Array
-) -> tuple[Array, Array, Array]:
+def attend_one(query: Array, keys: Array, values: Array, mask: Array) -> Part:
   """Unnormalised output, maximum and weight sum, as `backends.attend_one`."""
 
-  def part(mask: Array, q: Array) -> tuple[Array, Array, Array]:
+  def part(mask: Array, q: Array) -> Part:
     logits = _logits(q, keys, mask)
     top = jnp.max(logits, axis=-1)
     weights = jnp.exp(logits - top[..., None])
@@ -118,6 +119,20 @@ def attend_one(
   if parted:
     made = tuple(_joined(x, 3) for x in made)
   out, top, total = (_ungroup(x, query.shape) for x in made)
+  return out, top, total
+
+
+def merged(parts: Sequence[Part]) -> Part:
+  """The union of several segments' parts."""
+  top = parts[0][1]
+  for _, other, _ in parts[1:]:
+    top = jnp.maximum(top, other)
+  out = jnp.zeros(parts[0][0].shape, jnp.float32)
+  total = jnp.zeros(top.shape, jnp.float32)
+  for part, part_top, part_total in parts:
+    scale = jnp.exp(part_top - top)
+    out += part * scale[..., None]
+    total += part_total * scale
   return out, top, total
 
 
