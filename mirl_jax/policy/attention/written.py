@@ -56,11 +56,11 @@ def _own(query: Array, keys: Array, values: Array, step: Array) -> Part:
     # one before is masked.
     begin = jnp.minimum(number * BLOCK, t - BLOCK)
     at = begin + jnp.arange(BLOCK)
-    block = (
-      jax.lax.dynamic_slice_in_dim(x, begin, BLOCK, axis=3)
-      for x in (keys, values)
+    new = read(
+      jax.lax.dynamic_slice_in_dim(keys, begin, BLOCK, axis=3),
+      jax.lax.dynamic_slice_in_dim(values, begin, BLOCK, axis=3),
+      (at >= number * BLOCK) & (at <= step),
     )
-    new = read(*block, (at >= number * BLOCK) & (at <= step))
     return merged([part, new])
 
   flat = query.shape[:-1]
