@@ -36,7 +36,7 @@ ARMS = (
   "grpo-16",
 )
 _SEEDS = flags.DEFINE_integer("seeds", 8, "Training seeds per arm.")
-_QUICK = flags.DEFINE_bool("quick", False, "80 k tokens, one learning rate.")
+_QUICK = flags.DEFINE_bool("quick", False, "80 k tokens; rates are not tuned.")
 _TOKENS = flags.DEFINE_integer("tokens", 0, "Generated tokens per run.")
 _OUT = flags.DEFINE_string("out", "runs/headline", "Directory of the rows.")
 _START = flags.DEFINE_string("start", "", "Model; default: the embedded one.")
@@ -64,7 +64,8 @@ def settings() -> tuple[Setting, list[float]]:
     256 if quick else 512,
   )
   rates = [float(rate) for rate in _RATES.value]
-  return setting, [1.5e-4] if quick else rates
+  tuned = _RATES.present or not quick
+  return setting, rates if tuned else [1.5e-4]
 
 
 def main(argv: list[str]) -> None:
