@@ -7,7 +7,8 @@ is trained on fresh questions with seeds 0, 1, … and measured on fresh
 questions, the same for all arms and drawn the same way, where it has spent a
 budget: of generated tokens, and the forward operations and the seconds that
 GRPO-8 needs for these. Seconds are steps times an arm's seconds per step, taken
-from all arms in turn. A finished run is a file in --out and is not repeated.
+from all arms in turn. A finished run is a file in --out and is not repeated;
+the same command, started again beside the first, takes part in its work.
 Prints one JSON object, writes it beside a figure: means and differences to each
 GRPO, paired by seed, with 95 % intervals over seeds.
 """
@@ -15,13 +16,11 @@ GRPO, paired by seed, with 95 % intervals over seeds.
 import json
 from pathlib import Path
 
-import jax
 from absl import app, flags
 
 from benchmarks.headline import figure
-from benchmarks.headline.bench import compare
+from benchmarks.headline.bench import compare, prepare
 from benchmarks.headline.setting import Setting
-from mirl_jax.host_memory import tune_allocator
 
 ARMS = (
   "mirl-10-6-1",
@@ -70,12 +69,8 @@ def settings() -> tuple[Setting, list[float]]:
 
 def main(argv: list[str]) -> None:
   del argv
-  tune_allocator()
   out = Path(_OUT.value)
-  out.mkdir(parents=True, exist_ok=True)
-  # Runs of an arm differ in numbers only: each program is compiled once.
-  jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  prepare(out)
   setting, rates = settings()
   result = compare(
     out, setting, _ARMS.value, range(_SEEDS.value), rates, _BUDGETS.value

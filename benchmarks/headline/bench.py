@@ -1,7 +1,6 @@
 """Tunes, trains and measures every arm; finished runs are read back."""
 
-import hashlib
-import json
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,7 +11,9 @@ import jax
 from benchmarks.headline import analysis
 from benchmarks.headline.runs import pace, train_and_measure
 from benchmarks.headline.setting import Setting, start_figures
+from benchmarks.headline.table import Table, gather
 from benchmarks.speed.compare import versions
+from mirl_jax.host_memory import tune_allocator
 from mirl_jax.runs.progress import Progress
 
 ANCHOR = "grpo-8"  # whose cost in operations and seconds is the budget
@@ -22,27 +23,13 @@ TUNING_SEEDS = (100, 101)
 SLACK_TOKENS, SLACK_ALL = 1.15, 1.35
 
 
-class Table:
-  """Rows of finished runs, a file each.
-
-  Args:
-    folder: of the files; made where it is missing.
-  """
-
-  def __init__(self, folder: Path):
-    self._folder = folder
-    folder.mkdir(parents=True, exist_ok=True)
-
-  def get(self, key: Any, make: Callable[[], dict[str, Any]]) -> Any:
-    """The row of a key; made and written where there is none."""
-    name = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-    file = self._folder / f"{name}.json"
-    if not file.is_file():
-      row = make()
-      unfinished = file.with_suffix(".part")
-      unfinished.write_text(json.dumps(row, indent=1))
-      unfinished.rename(file)
-    return json.loads(file.read_text())
+def prepare(out: Path) -> None:
+  """Sets the process up for many runs with results in a directory."""
+  tune_allocator()
+  out.mkdir(parents=True, exist_ok=True)
+  # Runs of an arm differ in numbers only: each program is compiled once.
+  jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @dataclass(frozen=True)
@@ -63,8 +50,9 @@ class Bench:
     pace: float = 0.0,
   ) -> dict[str, Any]:
     slack = SLACK_TOKENS if list(budgets) == ["tokens"] else SLACK_ALL
+    key = (self.setting, name, lr, seed, sorted(budgets.items()), pace)
     row = self.table.get(
-      (self.setting, name, lr, seed, sorted(budgets.items()), pace),
+      key,
       lambda: train_and_measure(
         self.setting,
         name,
@@ -73,21 +61,32 @@ class Bench:
         budgets,
         slack,
         pace,
-        self.out / f"training-{name.split()[0]}-{seed}",
+        self.out / f"training-{self.table.name(key)}",
       ),
     )
     self.progress(row)
     return row
 
 
-def tune(bench: Bench, name: str, rates: Sequence[float]) -> float:
-  """The arm's learning rate, on seeds and questions of tuning."""
+def tune(
+  bench: Bench, names: Sequence[str], rates: Sequence[float]
+) -> dict[str, float]:
+  """Every arm's learning rate, on seeds and questions of tuning."""
   if len(rates) == 1:
-    return rates[0]
+    return dict.fromkeys(names, rates[0])
   budget = {"tokens": bench.setting.tokens}
-  return analysis.best_rate(
-    [bench.row(name, lr, seed, budget) for seed in TUNING_SEEDS for lr in rates]
+  rows = gather(
+    [
+      functools.partial(bench.row, name, lr, seed, budget)
+      for seed in TUNING_SEEDS
+      for lr in rates
+      for name in names
+    ]
   )
+  return {
+    name: analysis.best_rate([row for row in rows if row["arm"] == name])
+    for name in names
+  }
 
 
 def compare(
@@ -109,11 +108,10 @@ def compare(
     wanted: budgets.
   """
   anchored = [name for name in wanted if name != "tokens"]
+  names = sorted({*arms, ANCHOR} if anchored else set(arms))
   count = len(arms) * len(seeds) + bool(anchored)
   if len(rates) > 1:
-    count += len(set(arms) | ({ANCHOR} if anchored else set())) * (
-      len(rates) * len(TUNING_SEEDS)
-    )
+    count += len(names) * len(rates) * len(TUNING_SEEDS)
   table = Table(out / "rows")
   done = 0
   with Progress(count, label="run") as progress:
@@ -124,31 +122,40 @@ def compare(
       (first, *_) = row["at"].values()
       progress.update(done, {"sampled": first["sampled_accuracy"]})
 
+    def shared(key: Any, make: Callable[[], dict[str, Any]]) -> Any:
+      return gather([functools.partial(table.get, key, make)])[0]
+
     tuning = Bench(out, table, replace(setting, test=False), tell)
-    chosen = {name: tune(tuning, name, rates) for name in arms}
+    chosen = tune(tuning, names, rates)
     budgets: dict[str, float] = {"tokens": setting.tokens}
     paces: dict[str, float] = {}
     if anchored:
-      names = sorted({*arms, ANCHOR})
-      paces = table.get(("pace", setting, names), lambda: pace(setting, names))
-      rate = chosen.get(ANCHOR) or tune(tuning, ANCHOR, rates)
-      spent = tuning.row(ANCHOR, rate, TUNING_SEEDS[0], dict(budgets))["at"]
-      budgets["flops"] = spent["tokens"]["flops"]
-      budgets["seconds"] = spent["tokens"]["steps"] * paces[ANCHOR]
+      paces = shared(("pace", setting, names), lambda: pace(setting, names))
+      anchor = functools.partial(
+        tuning.row, ANCHOR, chosen[ANCHOR], TUNING_SEEDS[0], dict(budgets)
+      )
+      spent = gather([anchor])[0]["at"]["tokens"]
+      budgets["flops"] = spent["flops"]
+      budgets["seconds"] = spent["steps"] * paces[ANCHOR]
     budgets = {name: budgets[name] for name in wanted}
     bench = Bench(out, table, setting, tell)
-    rows = [
-      bench.row(name, chosen[name], seed, budgets, paces.get(name, 0.0))
-      for seed in seeds
-      for name in arms
-    ]
+    rows = gather(
+      [
+        functools.partial(
+          bench.row, name, chosen[name], seed, budgets, paces.get(name, 0.0)
+        )
+        for seed in seeds
+        for name in arms
+      ]
+    )
+    start = shared(("start", setting), lambda: start_figures(setting))
   return {
     "benchmark": "headline",
     "setting": asdict(setting),
-    "start": table.get(("start", setting), lambda: start_figures(setting)),
+    "start": start,
     "budgets": budgets,
     "pace_s": paces,
-    "rates": chosen,
+    "rates": {name: chosen[name] for name in arms},
     "tables": {b: analysis.table(rows, b) for b in budgets},
     "differences": {b: analysis.differences(rows, b) for b in budgets},
     "device": jax.devices()[0].device_kind,

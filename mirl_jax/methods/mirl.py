@@ -2,8 +2,8 @@
 
     for each question (v, q):
       d_1..d_N ~ π(· | v, q)                       N = 10 descriptions
-      s_i = mean_t [log π(d_it | v, q) - λ log π(d_it | v0, q)]   λ = .4,
-        v0 a blank picture
+      s_i = mean_t [log π0(d_it | v, q) - λ log π0(d_it | v0, q)]   λ = .8,
+        π0 the frozen start, v0 a blank picture
       keep the k = 6 descriptions with the highest s
       r_i ~ π(· | v, q, d_i)                       one reasoning each
       y_i = 1 if r_i's answer is right
@@ -17,6 +17,9 @@ Source: arXiv 2605.01520 (screening by MI, decoupled credit). λ, the view, the
 mix, one child per kept description and the regressed baseline are ours. MI is
 left in nats: over its spread it would pay the last hair's breadth between ten
 equal descriptions as much as the gap between right and wrong, and was gamed.
+The scorer is frozen: scored by itself, a policy at three times the learning
+rate unlearned the prior's words together with what it saw
+(benchmarks/RESULTS.md).
 """
 
 from typing import Any
@@ -52,10 +55,10 @@ def fragment() -> dict[str, Any]:
       "view": "blank",
       "views": 1,
       "mask_rate": 0.5,
-      "prior_weight": 0.4,
+      "prior_weight": 0.8,
       "reduction": "mean",
       "clip": 0.0,
-      "scorer": "policy",
+      "scorer": "reference",
       "temperature": 1.0,
       "plausible": 0.0,
     },

@@ -68,6 +68,9 @@ def test_a_rate_is_chosen_by_the_mean():
     row("a", 1, 0.7, lr=2e-4),
   ]
   assert analysis.best_rate(rows) == 2e-4
+  # A gain of the sample that the single best answer pays for is none.
+  sharp = [row("a", 0, 0.6, 0.9, lr=1e-4), row("a", 0, 0.65, 0.8, lr=2e-4)]
+  assert analysis.best_rate(sharp) == 1e-4
   # Of equal ones the smaller.
   assert analysis.best_rate([row("a", 0, 0.5, lr=x) for x in (3, 1, 2)]) == 1
 
