@@ -50,7 +50,10 @@ class Bench:
     pace: float = 0.0,
   ) -> dict[str, Any]:
     slack = SLACK_TOKENS if list(budgets) == ["tokens"] else SLACK_ALL
-    key = (self.setting, name, lr, seed, sorted(budgets.items()), pace)
+    limits = sorted(budgets.items())
+    # With all of the config: a method that changed is run again.
+    method = self.setting.config(name).to_json(sort_keys=True)
+    key = (self.setting, name, method, lr, seed, limits, pace)
     row = self.table.get(
       key,
       lambda: train_and_measure(

@@ -3,7 +3,8 @@
     for each question (v, q):
       d_1..d_N ~ π(· | v, q)                       N = 10 descriptions
       s_i = mean_t [log π0(d_it | v, q) - λ log π0(d_it | v0, q)]   λ = .8,
-        π0 the frozen start, v0 a blank picture
+        π0 the frozen start, v0 a blank picture; a token that π0 finds less
+        than a tenth as probable as its first choice earns nothing by it
       keep the k = 6 descriptions with the highest s
       r_i ~ π(· | v, q, d_i)                       one reasoning each
       y_i = 1 if r_i's answer is right
@@ -60,7 +61,7 @@ def fragment() -> dict[str, Any]:
       "clip": 0.0,
       "scorer": "reference",
       "temperature": 1.0,
-      "plausible": 0.0,
+      "plausible": 0.1,
     },
     "credit": {
       "describe": {
