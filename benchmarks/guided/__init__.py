@@ -1,0 +1,1 @@
+"""What an MI reward can give, and where it breaks: guided decoding."""

@@ -1,0 +1,1 @@
+"""Test-time compute at equal generated tokens; see __main__."""
