@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 LENGTH_DRIFT = 0.3
 TAG_RATE = 0.5
+VERIFIED = 0.5
 _MIN_PAIRS_STEPS = 10
 
 
@@ -45,6 +46,12 @@ def warnings(
     found["warn/auc"] = (
       f"MI's running AUC for child correctness is {auc:.2f}, no better than"
       " chance: keeping by it does not help; see guards.trust"
+    )
+  verified = metrics.get("reward/verified")
+  if verified is not None and verified < VERIFIED:
+    found["warn/verified"] = (
+      f"only {verified:.0%} of answers have a verdict: correctness pays few"
+      " reasonings; rows need an answer of a known answer_type"
     )
   exact = metrics.get("eval/greedy/exact")
   error = metrics.get("eval/greedy/exact_se", 0.0)

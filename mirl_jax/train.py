@@ -362,8 +362,12 @@ def counted(function: Callable[..., Any]) -> tuple[Callable[..., Any], list]:
 def reward_metrics(
   names: Sequence[str], read: Sequence[Any]
 ) -> dict[str, float]:
-  """Mean rewards of the leaves and exactness of every stage."""
-  out = {f"reward/{name}": read[-1].mean(name) for name in read[-1].rewards}
+  """Mean rewards of the leaves, the share of them with a verdict, and
+  exactness of every stage."""
+  leaf = read[-1].rewards
+  out = {f"reward/{name}": read[-1].mean(name) for name in leaf}
+  if "correct" in leaf:
+    out["reward/verified"] = float(np.isfinite(leaf["correct"]).mean())
   for name, level in zip(names[:-1], read[:-1], strict=True):
     out[f"reward/exact/{name}"] = level.mean("exact")
   return {name: value for name, value in out.items() if np.isfinite(value)}

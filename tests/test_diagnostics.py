@@ -48,6 +48,12 @@ def test_greedy_exactness_falling(exact, error, warns):
   assert ("warn/exact" in warnings(START, 5, metrics)) == warns
 
 
+@pytest.mark.parametrize(("share", "warns"), [(0.49, True), (0.5, False)])
+def test_few_verdicts(share, warns):
+  found = warnings(START, 1, {"reward/verified": share})
+  assert ("warn/verified" in found) == warns
+
+
 def test_without_a_checker_exactness_never_warns():
   start = Start({"see": 10.0}, math.nan)
   assert warnings(start, 5, {"eval/greedy/exact": 0.0}) == {}

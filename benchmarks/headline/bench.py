@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 
 from benchmarks.headline import analysis
 from benchmarks.headline.runs import pace, train_and_measure
@@ -26,6 +27,7 @@ SLACK_TOKENS, SLACK_ALL = 1.15, 1.35
 def prepare(out: Path) -> None:
   """Sets the process up for many runs with results in a directory."""
   tune_allocator()
+  logging.set_verbosity(logging.WARNING)  # orbax tells of every checkpoint
   out.mkdir(parents=True, exist_ok=True)
   # Runs of an arm differ in numbers only: each program is compiled once.
   jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
