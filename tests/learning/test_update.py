@@ -319,6 +319,25 @@ def test_kl_pulls_towards_the_states_reference(
   assert kl[0] == pytest.approx(want, rel=1e-4)
 
 
+def test_kl_flips_where_a_description_goes(small, build, params, tree, rewards):
+  """MI alone goes on from where it has led; a KL of its weight turns back."""
+  terms = (Term("see", "mi"),)
+  free, start = build(Loss(), 0.01, terms)
+  state, _, (advantage, _) = free(start(params), tree, rewards)
+  for _ in range(3):
+    state, _, _ = free(state, tree, rewards)
+  pay = flat(advantage[..., None] * tree.levels[0].sampled)
+
+  def paid(params):
+    logprobs = score_tree(params, small, tree, STAGES)[0][0]
+    return float(jnp.sum(pay * logprobs))
+
+  guarded, again = build(Loss(kl={"see": 30.0}), 0.002, terms)
+  held = again(state.params).replace(reference=params)
+  assert paid(free(state, tree, rewards)[0].params) > paid(state.params)
+  assert paid(guarded(held, tree, rewards)[0].params) < paid(state.params)
+
+
 def test_entropy_bonus_raises_entropy(build, params, tree, rewards):
   run, start = build(Loss(entropy=0.5), 0.02, (Term("think", "correct", 1e-9),))
   state, found = start(params), []
