@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from mirl_jax import build, statistics
+from mirl_jax import batching, build, statistics
 from mirl_jax.command_line import load_config
 from mirl_jax.data.example import Example
 from mirl_jax.evaluate import (
@@ -104,7 +104,7 @@ def measure(
     strategy.name: run_strategy(
       strategy,
       roles,
-      build.make_batcher(config, policy, mi),
+      batching.make_batcher(config, policy, mi),
       questions,
       config.eval.batch,
       build.place_key(config.eval.seed, policy),

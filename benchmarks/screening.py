@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from mirl_jax import build, statistics
+from mirl_jax import batching, build, statistics
 from mirl_jax.config import get_config
 from mirl_jax.evaluate import Strategy, draw
 from mirl_jax.information.estimators import MI
@@ -60,7 +60,7 @@ def collect(
   rollout = Rollout(
     policy.config, program, stops, policy.mesh, mi, policy.dtype
   )
-  batcher = build.make_batcher(config, policy, mi)
+  batcher = batching.make_batcher(config, policy, mi)
   questions = list(
     build.first_examples(build.make_source(config, "test"), _QUESTIONS.value)
   )

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 from mirl_jax import statistics
-from mirl_jax.build import Batcher, Policy, make_stops
+from mirl_jax.batching import Batcher
+from mirl_jax.build import Policy, make_stops
 from mirl_jax.data.example import Example
 from mirl_jax.information.estimators import MI
 from mirl_jax.parallel.mesh import data_shards

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax.checks import recall_buckets
 from mirl_jax.evaluate import Strategy, draw, evaluate, make_strategies
 from mirl_jax.rollout.engine import Rollout
@@ -24,7 +24,7 @@ def _load(
   parameters by role, and the step that they are of."""
   config = recall_buckets(config, workdir)
   policy = build.make_policy(config)
-  config, buckets = build.settled(config, policy)
+  config, buckets = batching.settled(config, policy)
   roles, step = load_roles(config, workdir, policy)
   if buckets:
     print(buckets)
@@ -43,7 +43,7 @@ def eval(config: ConfigDict, workdir: str) -> int:
       policy, program, mi, config.eval.samples, config.eval.screen
     ),
     roles,
-    build.make_batcher(config, policy, mi),
+    batching.make_batcher(config, policy, mi),
     questions,
     config.eval.batch,
     build.place_key(config.eval.seed, policy),
@@ -78,7 +78,7 @@ def sample(config: ConfigDict, workdir: str) -> int:
   tree, read = draw(
     Strategy("sample", rollout, mi is not None),
     roles,
-    build.make_batcher(config, policy, mi),
+    batching.make_batcher(config, policy, mi),
     questions,
     build.place_key(config.eval.seed, policy),
   )

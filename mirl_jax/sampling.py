@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax.data.example import Example
 from mirl_jax.evaluate import host_oracle
 from mirl_jax.parallel.mesh import batch_sharding
@@ -58,7 +58,7 @@ class Sampled:
 def launch(
   rollout: Rollout,
   roles: dict[str, Any],
-  batcher: build.Batcher,
+  batcher: batching.Batcher,
   examples: Sequence[Example],
   key: jax.Array,
   parts: int,

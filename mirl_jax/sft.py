@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax.checks import check_same_run
 from mirl_jax.data.folder import demonstrated
 from mirl_jax.data.pipeline import batches
@@ -183,7 +183,7 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     config = check_same_run(config, workdir, meta["mode"], "sft")
   check_export(config)
   policy = build.make_policy(config)
-  config, buckets = build.settled(config, policy, sft=True)
+  config, buckets = batching.settled(config, policy, sft=True)
   optimizer = make_optimizer(optimizer_values(config), c.steps)
   update = jax.jit(
     build_supervised_update(

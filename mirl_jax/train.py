@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mirl_jax import accounting, build, diagnostics
+from mirl_jax import accounting, batching, build, diagnostics
 from mirl_jax.checks import check_batch, check_same_run
 from mirl_jax.data.pipeline import batches
 from mirl_jax.evaluate import Stopped, evaluate, make_strategies
@@ -91,8 +91,8 @@ def _train(
   stages = samples(program)
   names = tuple(stage.name for stage in stages)
   mi, loss = build.make_mi(config), build.make_loss(config)
-  config, buckets = build.settled(config, policy)
-  batcher = build.make_batcher(config, policy, mi)
+  config, buckets = batching.settled(config, policy)
+  batcher = batching.make_batcher(config, policy, mi)
   rollout = Rollout(
     policy.config,
     program,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax import evaluate as ev
 from mirl_jax import testing_runs as runs
 from mirl_jax.data.example import Example
@@ -19,7 +19,7 @@ PROGRAM = (
 @pytest.fixture(scope="module")
 def batcher():
   config = runs.small_config()
-  return build.make_batcher(config, build.make_policy(config), None)
+  return batching.make_batcher(config, build.make_policy(config), None)
 
 
 def questions(count):

@@ -239,7 +239,9 @@ def checkpoint(workdir, config, kind, step):
   trained, frozen = start_params(config, policy)
   trained = jax.tree.map(lambda x: x + 0.01, trained)
   optimizer = make_optimizer(config.optimizer.to_dict(), 6)
-  state = place_state(new_state(trained, optimizer, False, False), policy)
+  # MI's scorer is the start.
+  state = new_state(trained, optimizer, kind == "train", False)
+  state = place_state(state, policy)
   Checkpoints(workdir, 1).save(step, state, {"mode": kind})
   write_config(workdir, config)
   return join(trained, frozen)

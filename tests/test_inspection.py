@@ -3,7 +3,7 @@ import json
 import jax
 import pytest
 
-from mirl_jax import build, inspection
+from mirl_jax import batching, build, inspection
 from mirl_jax import testing_runs as runs
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state
@@ -19,7 +19,7 @@ def config(*overrides):
   return runs.small_config(*FLAGS, *overrides)
 
 
-def checkpoint(workdir, step, mode="train", scale=0.0, **copies):
+def checkpoint(workdir, step, mode="train", scale=0.0):
   """Saves a state whose parameters are the start's, scaled."""
   policy = build.make_policy(config())
   params = build.load_policy_params(config(), policy)
@@ -27,8 +27,8 @@ def checkpoint(workdir, step, mode="train", scale=0.0, **copies):
   state = new_state(
     params,
     make_optimizer(config().optimizer.to_dict(), 6),
-    reference=copies.get("reference", False),
-    ema=copies.get("ema", False),
+    reference=mode == "train",  # MI's scorer
+    ema=False,
   )
   Checkpoints(workdir, 2).save(step, state, {"mode": mode})
 
@@ -97,9 +97,9 @@ def test_looking_at_a_run_takes_its_buckets(tmp_path, monkeypatch, capsys):
   )
   write_config(tmp_path, config(*own))
   made = []
-  make = build.Batcher
+  make = batching.Batcher
   monkeypatch.setattr(
-    build, "Batcher", lambda *a: made.append(a[1:3]) or make(*a)
+    batching, "Batcher", lambda *a: made.append(a[1:3]) or make(*a)
   )
   assert inspection.sample(config(), str(tmp_path)) == 0
   assert "buckets:" not in capsys.readouterr().out

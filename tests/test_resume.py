@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mirl_jax import sampling
+from mirl_jax import batching, sampling
 from mirl_jax import testing_runs as runs
 from mirl_jax import train as loop
 from mirl_jax.config import from_saved
@@ -271,7 +271,7 @@ def test_buckets_are_chosen_once_in_a_run(
   assert config.data.prompt_buckets == (48, 96)
   assert config.data.patch_buckets == (36, 72)
   monkeypatch.setattr(
-    loop.build.buckets, "sample_rows", lambda *a: pytest.fail("measured")
+    batching.buckets, "sample_rows", lambda *a: pytest.fail("measured")
   )
   assert small(tmp_path) == 0
   assert "buckets:" not in capsys.readouterr().out

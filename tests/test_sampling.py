@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax import testing_runs as runs
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import samples
@@ -26,10 +26,11 @@ def setting():
   mi = build.make_mi(config)
   stops = build.make_stops(program, policy.processor)
   rollout = Rollout(policy.config, program, stops, policy.mesh, mi)
-  params = {"policy": build.load_policy_params(config, policy)}
+  start = build.load_policy_params(config, policy)
+  params = {"policy": start, "reference": start}
   source = build.make_source(config, "train")
   examples = list(build.first_examples(source, 4))
-  batcher = build.make_batcher(config, policy, mi)
+  batcher = batching.make_batcher(config, policy, mi)
   return policy, program, rollout, params, batcher, examples
 
 

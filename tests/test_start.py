@@ -68,7 +68,7 @@ def test_trained_parameters_are_float32_whatever_the_others_are():
   assert kinds == {jnp.dtype("bfloat16")}
 
 
-def checkpoint(workdir, step, **copies):
+def checkpoint(workdir, step, ema):
   """Saves a state whose parameters are the start's, scaled by zero."""
   policy = build.make_policy(config())
   params = build.load_policy_params(config(), policy)
@@ -76,8 +76,8 @@ def checkpoint(workdir, step, **copies):
   state = new_state(
     params,
     make_optimizer(config().optimizer.to_dict(), 6),
-    reference=copies.get("reference", False),
-    ema=copies.get("ema", False),
+    reference=False,
+    ema=ema,
   )
   Checkpoints(workdir, 2).save(step, state, {"mode": "train"})
 

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.guided.decode import Respond, Tilt, responder
-from mirl_jax import build, statistics
+from mirl_jax import batching, build, statistics
 from mirl_jax.data.example import Example
 from mirl_jax.evaluate import greedy_program, groups_of, sampled_program
 from mirl_jax.information.estimators import MI
@@ -107,7 +107,7 @@ def measure_cells(
   """
   policy = build.make_policy(config)
   params = load_roles(config, "", policy)[0]["policy"]
-  batcher = build.make_batcher(config, policy, MI(view=view))
+  batcher = batching.make_batcher(config, policy, MI(view=view))
   source = build.make_source(config, "test", policy)
   examples = list(build.first_examples(source, questions))
   describe, _ = samples(build.make_program(config, True))

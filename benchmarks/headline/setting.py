@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks.headline.arms import arm, change
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax.data.example import Example
 from mirl_jax.evaluate import Strategy, make_strategies, run_strategy
 from mirl_jax.start import load_roles
@@ -54,7 +54,7 @@ class Ruler:
   """
 
   policy: build.Policy
-  batcher: build.Batcher
+  batcher: batching.Batcher
   examples: Sequence[Example]
   strategies: Sequence[Strategy]
 
@@ -68,7 +68,7 @@ def ruler(setting: Setting) -> Ruler:
   source = build.make_source(config, "test")
   return Ruler(
     policy,
-    build.make_batcher(config, policy, None),
+    batching.make_batcher(config, policy, None),
     list(build.first_examples(source, setting.questions)),
     make_strategies(
       policy, build.make_program(config, True), None, _SAMPLES, screen=False

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.speed.model import SIZES, examples
 from benchmarks.speed.ours import endless, fitting_update, never
 from benchmarks.speed.workers import hide_torch, set_allocator
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax.config import get_config
 from mirl_jax.learning import credit
 from mirl_jax.learning.optimizer import make_optimizer
@@ -63,7 +63,7 @@ class Step:
     stages = samples(program)
     self.names = tuple(stage.name for stage in stages)
     mi = build.make_mi(c)
-    self.batcher = build.make_batcher(c, self.policy, mi)
+    self.batcher = batching.make_batcher(c, self.policy, mi)
     stop = never(self.policy.config.text.vocab)
     self.rollout = Rollout(
       self.policy.config,

@@ -44,7 +44,7 @@ from benchmarks.testtime import figure
 from benchmarks.testtime.pool import VIEW, pool_program, sample_pool
 from benchmarks.testtime.report import cell, strategies_report
 from benchmarks.testtime.strategies import Shape, mean_outcomes
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax.command_line import saved_config
 from mirl_jax.config import get_config
 from mirl_jax.evaluate import make_strategies, run_strategy
@@ -127,7 +127,7 @@ def measure(
       build.make_source(config, "test", policy), _QUESTIONS.value
     )
   )
-  batcher = build.make_batcher(config, policy, VIEW)
+  batcher = batching.make_batcher(config, policy, VIEW)
   greedy, _ = make_strategies(policy, program, None, 1, screen=False)
   key = build.place_key(TEST_SEED, policy)
   argmax = run_strategy(greedy, roles, batcher, examples, _GREEDY_BATCH, key)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import struct
 
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax.data.example import Example
 from mirl_jax.evaluate import Strategy, draw
 from mirl_jax.information.estimators import MI
@@ -127,7 +127,7 @@ def first_questions(pool: Pool, count: int) -> Pool:
 def sample_pool(
   policy: build.Policy,
   roles: dict[str, Any],
-  batcher: build.Batcher,
+  batcher: batching.Batcher,
   program: Program,
   examples: Sequence[Example],
   batch: int,

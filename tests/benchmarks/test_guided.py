@@ -12,7 +12,7 @@ import pytest
 from benchmarks.guided import figure, table
 from benchmarks.guided.decode import Tilt
 from benchmarks.headline.setting import Setting
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax.evaluate import sampled_program
 from mirl_jax.information.estimators import MI
 from mirl_jax.policy.logprobs import shape_logits
@@ -53,7 +53,7 @@ def make_case(view):
   config.program.reason.max_tokens = 6
   config.data.prompt_buckets, config.data.patch_buckets = (64,), (36,)
   policy = build.make_policy(config)
-  batcher = build.make_batcher(config, policy, MI(view=view))
+  batcher = batching.make_batcher(config, policy, MI(view=view))
   examples = list(build.first_examples(build.make_source(config, "test"), 3))
   return Case(
     config,

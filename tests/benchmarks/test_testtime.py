@@ -22,7 +22,7 @@ from benchmarks.testtime.pool import (
   pool_program,
   sample_pool,
 )
-from mirl_jax import build, statistics
+from mirl_jax import batching, build, statistics
 from mirl_jax.config import get_config
 from mirl_jax.evaluate import Strategy, draw
 from mirl_jax.information.estimators import MI
@@ -329,7 +329,7 @@ def test_a_pool_holds_what_the_device_scored():
   policy = build.make_policy(config)
   roles = {"policy": build.load_policy_params(config, policy)}
   mi = MI(view="blank", prior_weight=0.4)
-  batcher = build.make_batcher(config, policy, mi)
+  batcher = batching.make_batcher(config, policy, mi)
   source = build.make_source(config, "test", policy)
   examples = list(build.first_examples(source, 5))
   program = pool_program(build.make_program(config, True), 4, 2)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax.config import get_config
 from mirl_jax.evaluate import Strategy, draw, make_strategies
 from mirl_jax.policy.forward import Nodes, tree_hidden
@@ -63,7 +63,7 @@ def greedy(ours):
   tree, read = draw(
     strategy,
     {"policy": params},
-    build.make_batcher(config, policy, None),
+    batching.make_batcher(config, policy, None),
     examples,
     build.place_key(0, policy),
   )
