@@ -18,7 +18,7 @@ def policy():
   [
     ("mirl-10-6-2", 2, 2),
     # The sampler's log-probs are MI's first term.
-    ("mirl-10-6-2 mi.scorer=policy", 1, 2),
+    ("mirl-10-6-2 mi.scorer=policy mi.plausible=0", 1, 2),
     ("mirl-10-6-2 loss.kl.reason=0.1", 2, 3),
     ("mirl-10-6-2 loss.old_logprob=recomputed", 2, 3),
     ("mirl-10-6-2 mi.view=other mi.views=3", 4, 2),
