@@ -24,6 +24,7 @@ from benchmarks.headline.setting import Setting
 
 ARMS = (
   "mirl-10-6-1",
+  "mirl-6-4-1",
   "paper",
   "random-10-6-1",
   "likelihood-10-6-1",
@@ -42,7 +43,7 @@ _START = flags.DEFINE_string("start", "", "Model; default: the embedded one.")
 _WORLD = flags.DEFINE_list("world", [], "Fields of `world`: NAME=VALUE, ….")
 _ARMS = flags.DEFINE_list("arms", list(ARMS), "Which; see arms.py.")
 _RATES = flags.DEFINE_list(
-  "rates", ["1e-4", "1.5e-4", "2.5e-4"], "Learning rates; one is not tuned."
+  "rates", ["1.5e-4", "3e-4"], "Learning rates; one is not tuned."
 )
 _BUDGETS = flags.DEFINE_list(
   "budgets", ["tokens", "flops", "seconds"], "Which."
