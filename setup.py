@@ -29,12 +29,15 @@ REQUIRES = [
   "tqdm>=4.66",  # the progress line
 ]
 
+_FIGURES = "matplotlib>=3.10"  # of the benchmarks
+
 # Tools are pinned to a minor release: a newer one finds new faults.
 EXTRAS = {
   "test": [
     "pytest>=8.4",
     "pytest-xdist>=3.6",  # two workers
     "beartype>=0.22",  # checks the annotations while the tests run
+    _FIGURES,
     "scipy>=1.15",  # oracle of the statistics
     "torch==2.13.0",  # oracle of the policy; a bare name pulls gigabytes
     "peft>=0.19,<1",  # reads the adapters back
@@ -44,17 +47,14 @@ EXTRAS = {
     "mypy>=2.4.1,<2.5",
   ],
   "bench": [
+    _FIGURES,
     "trl>=1.16,<1.17",  # what a step is measured against; its API moves
     "datasets>=5,<6",  # its questions
   ],
   "tpu": ["jax[tpu]"],
   "cuda": ["jax[cuda12]"],
 }
-EXTRAS["dev"] = [
-  *EXTRAS["test"],
-  *EXTRAS["bench"],
-  "matplotlib>=3.10",  # figures of the benchmarks
-]
+EXTRAS["dev"] = [*EXTRAS["test"], *EXTRAS["bench"]]
 
 setup(
   name="mirl-jax",

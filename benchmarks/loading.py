@@ -28,6 +28,7 @@ import ml_dtypes
 import numpy as np
 from absl import app, flags
 
+from benchmarks.output import tell
 from mirl_jax.parallel.mesh import make_mesh, param_shardings
 from mirl_jax.policy.abstract import (
   abstract_params,
@@ -237,10 +238,7 @@ def main(argv: Sequence[str]) -> None:
     "within_600_mb": worst <= 600,
     "cases": cases,
   }
-  text = json.dumps(report, indent=2)
-  print(text)
-  if _OUT.value:
-    Path(_OUT.value).write_text(text + "\n")
+  tell(report, _OUT.value)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ program ran: 1 is hidden, 0 costs what it takes.
 """
 
 import contextlib
-import json
 import statistics
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from unittest import mock
 import jax
 from absl import app, flags
 
+from benchmarks.output import tell
 from benchmarks.speed.compare import QUESTIONS, versions
 from benchmarks.speed.intervals import clip
 from benchmarks.speed.timeline import (
@@ -48,6 +48,7 @@ from benchmarks.speed.timeline import (
   read_timeline,
   steps_of,
 )
+from benchmarks.speed.timeline_figure import draw_timelines
 from benchmarks.speed.workers import cores
 from mirl_jax import sampling, train
 from mirl_jax.command_line import parse_steps
@@ -250,8 +251,6 @@ def main(argv: list[str]) -> None:
   questions = QUESTIONS.value or get_config("mirl").train.questions
   found, timelines = measure(_STEPS.value, trace, _DELAY.value, questions)
   if _FIGURE.value:
-    from benchmarks.speed.timeline_figure import draw_timelines
-
     draw_timelines(timelines, _STEP, [*PHASES, _DELAYED], Path(_FIGURE.value))
   report = {
     "benchmark": "overlap",
@@ -263,7 +262,7 @@ def main(argv: list[str]) -> None:
     "cases": found,
     "versions": versions("jax", "jaxlib"),
   }
-  print(json.dumps(report, indent=1))
+  tell(report)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ standard errors clustered by the group that the split keeps together;
 differences are paired. Existing stages in --workdir are taken as they are.
 """
 
-import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
+from benchmarks.output import tell
 from mirl_jax import batching, build, statistics
 from mirl_jax.command_line import load_config
 from mirl_jax.data.example import Example
@@ -211,10 +211,7 @@ def main(_: Sequence[str]) -> None:
     "arms": {name: arm(outcomes, groups) for name, outcomes in arms.items()},
     "seconds": seconds,
   }
-  text = json.dumps(record, indent=2)
-  print(text)
-  if _OUT.value:
-    Path(_OUT.value).write_text(text + "\n", encoding="utf-8")
+  tell(record, _OUT.value)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ So torch/flat is what the compiler and runtime bring, flat/tree the design.
 Before timing, all must choose the same tokens greedily. Prints one JSON object.
 """
 
-import json
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
+from benchmarks.output import tell
 from benchmarks.speed.compare import against_transformers
 
 flags.DEFINE_enum("against", "transformers", ["transformers"], "Compared.")
@@ -39,7 +39,7 @@ def agree(checks: dict[str, dict[str, Any]], strict: bool) -> dict[str, float]:
 def main(argv: list[str]) -> None:
   del argv
   report = against_transformers("rollout", lambda s: s.new_tokens, agree)
-  print(json.dumps(report, indent=1))
+  tell(report)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ medians of those within a round. Prints one JSON object.
 """
 
 import functools
-import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.output import tell
 from benchmarks.scaling import text_prompt
 from benchmarks.speed import compare
 from benchmarks.speed.model import SIZES, described, vlm_config
@@ -305,7 +305,7 @@ def main(argv: list[str]) -> None:
     "sizes": described(SIZES[name]),
     "versions": compare.versions("jax", "jaxlib", "flax"),
   }
-  print(json.dumps(report, indent=1))
+  tell(report)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ picture, so that all tokens are alike. Prints one JSON object.
 """
 
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.output import tell
 from benchmarks.speed import compare
 from benchmarks.speed.cost import Branch, question_flops
 from benchmarks.speed.model import SIZES, described, vlm_config
@@ -237,7 +237,7 @@ def main(argv: list[str]) -> None:
     "sizes": described(sizes),
     "versions": compare.versions("jax", "jaxlib", "flax"),
   }
-  print(json.dumps(report, indent=1))
+  tell(report)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ With --workdir the last checkpoint of a run is measured beside the start.
 """
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from absl import app, flags
 
+from benchmarks.output import tell
 from mirl_jax import batching, build, statistics
 from mirl_jax.config import get_config
 from mirl_jax.evaluate import Strategy, draw
@@ -178,10 +177,7 @@ def main(argv: list[str]) -> None:
   if _WORKDIR.value:
     roles, step = load_roles(config, _WORKDIR.value, policy)
     result["trained"] = {"step": step, **measure(policy, roles, config)}
-  text = json.dumps(result, indent=1)
-  if _OUT.value:
-    Path(_OUT.value).write_text(text + "\n")
-  print(text)
+  tell(result, _OUT.value)
 
 
 if __name__ == "__main__":

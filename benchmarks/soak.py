@@ -23,6 +23,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
+from benchmarks.output import tell
 from mirl_jax.config import get_config
 from mirl_jax.host_memory import tune_allocator
 from mirl_jax.runs.metrics import read_metrics
@@ -171,7 +172,7 @@ def summary(
 def main(argv: Sequence[str]) -> None:
   del argv
   tune_allocator()
-  print(json.dumps(measure(_STEPS.value, _WARM.value), indent=1))
+  tell(measure(_STEPS.value, _WARM.value))
 
 
 if __name__ == "__main__":

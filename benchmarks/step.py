@@ -16,13 +16,13 @@ prompts must be the same tokens and TRL must have generated as many as GRPO.
 Prints one JSON object.
 """
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from absl import app, flags
 
+from benchmarks.output import tell
 from benchmarks.speed import compare
 from benchmarks.speed.model import described, write_model, write_questions
 from benchmarks.speed.workers import cores, started
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> None:
       "jax", "jaxlib", "flax", "torch", "transformers", "trl"
     ),
   }
-  print(json.dumps(report, indent=1))
+  tell(report)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ takes to compile a loop per number of rows is left out. Prints one JSON object.
 """
 
 import functools
-import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.output import tell
 from benchmarks.speed.compare import CONFIG, DTYPE
 from benchmarks.speed.model import SIZES, Sizes, described, vlm_config
 from mirl_jax.build import DTYPES
@@ -241,7 +241,7 @@ def main(argv: list[str]) -> None:
     "most_saved": max(found["saved"] for found in judged.values()),
     "least_saved": min(found["saved"] for found in judged.values()),
   }
-  print(json.dumps(report, indent=1))
+  tell(report)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,11 @@ So torch/flat is what the compiler and runtime bring, flat/tree the design.
 Before timing, loss and gradient norm must agree. Prints one JSON object.
 """
 
-import json
 from typing import Any
 
 from absl import app, flags
 
+from benchmarks.output import tell
 from benchmarks.speed.compare import against_transformers, relative_gaps
 
 flags.DEFINE_enum("against", "transformers", ["transformers"], "Compared.")
@@ -37,7 +37,7 @@ def agree(checks: dict[str, dict[str, Any]], strict: bool) -> dict[str, float]:
 def main(argv: list[str]) -> None:
   del argv
   report = against_transformers("update", lambda s: s.response, agree)
-  print(json.dumps(report, indent=1))
+  tell(report)
 
 
 if __name__ == "__main__":

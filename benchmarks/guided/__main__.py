@@ -24,14 +24,14 @@ one under the image: what `mi.plausible` is to the reward. Prints one JSON
 object.
 """
 
-import json
 from pathlib import Path
 
 import jax
 from absl import app, flags
 
 from benchmarks.guided import figure, table
-from benchmarks.headline.setting import Setting
+from benchmarks.headline.setting import Setting, world_fields
+from benchmarks.output import tell
 from mirl_jax.host_memory import tune_allocator
 
 _QUESTIONS = flags.DEFINE_integer("questions", 512, "Held out.", 2)
@@ -45,8 +45,7 @@ _FIGURE = flags.DEFINE_string("figure", "", "PNG of rate and length over β.")
 def main(argv: list[str]) -> None:
   del argv
   tune_allocator()
-  fields = (field.partition("=") for field in _WORLD.value)
-  world = tuple((name, value) for name, _, value in fields)
+  world = world_fields(_WORLD.value)
   config = Setting(_START.value, world).config("mirl-10-6-1")
   result = {
     "benchmark": "guided",
@@ -57,12 +56,9 @@ def main(argv: list[str]) -> None:
     "cells": table.measure(config, _QUESTIONS.value, _VIEW.value),
     "device": jax.devices()[0].device_kind,
   }
-  text = json.dumps(result, indent=1)
-  if _OUT.value:
-    Path(_OUT.value).write_text(text + "\n")
   if _FIGURE.value:
     figure.draw(result, Path(_FIGURE.value))
-  print(text)
+  tell(result, _OUT.value)
 
 
 if __name__ == "__main__":

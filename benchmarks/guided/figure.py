@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plotting import plt
+
 _COLOURS = ("#999999", "#2a6f97", "#6a994e", "#d17b0f")
 _PANELS = {
   "exact": ("exact descriptions, %", 100),
@@ -29,11 +31,6 @@ def _line(
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
   """Writes a PNG; bars are one standard error, dashed is with the cut."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
   rows = result["cells"]
   modes = list(dict.fromkeys(row["mode"] for row in rows))
   weights = sorted({row["lambda"] for row in rows if row["beta"]})

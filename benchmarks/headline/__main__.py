@@ -13,14 +13,14 @@ Prints one JSON object, writes it beside a figure: means and differences to each
 GRPO, paired by seed, with 95 % intervals over seeds.
 """
 
-import json
 from pathlib import Path
 
 from absl import app, flags
 
 from benchmarks.headline import figure
 from benchmarks.headline.bench import compare, prepare
-from benchmarks.headline.setting import Setting
+from benchmarks.headline.setting import Setting, world_fields
+from benchmarks.output import tell
 
 ARMS = (
   "mirl-10-6-1",
@@ -53,13 +53,9 @@ _BUDGETS = flags.DEFINE_list(
 def settings() -> tuple[Setting, list[float]]:
   """Of the flags: what is shared, and the learning rates."""
   quick = _QUICK.value
-  world = tuple(
-    (name, value)
-    for name, _, value in (field.partition("=") for field in _WORLD.value)
-  )
   setting = Setting(
     _START.value,
-    world,
+    world_fields(_WORLD.value),
     _TOKENS.value or (80_000 if quick else 160_000),
     256 if quick else 512,
   )
@@ -77,9 +73,7 @@ def main(argv: list[str]) -> None:
     out, setting, _ARMS.value, range(_SEEDS.value), rates, _BUDGETS.value
   )
   figure.draw(result, out / "headline.png")
-  text = json.dumps(result, indent=1)
-  (out / "headline.json").write_text(text + "\n")
-  print(text)
+  tell(result, out / "headline.json")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.headline.arms import label
+from benchmarks.plotting import plt
 
 _COLOURS = {"sampled": "#2a6f97", "greedy": "#d17b0f"}
 _TITLES = {
@@ -16,11 +17,6 @@ _TITLES = {
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
   """Sampled and greedy accuracy with 95 % intervals over seeds, as a PNG."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
   budgets = list(result["budgets"])
   names = list(result["tables"][budgets[0]])
   fig, axes = plt.subplots(

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl.app import UsageError
 from ml_collections import ConfigDict
 
 from benchmarks.headline.arms import arm, change
@@ -19,6 +20,21 @@ from mirl_jax.start import load_roles
 TRAIN_SEED, TEST_SEED, TUNE_SEED = 10_000, 20_000, 20_001
 _SAMPLES, _BATCH = 4, 64
 _MEASURED = 256  # prompts
+
+
+def world_fields(flag: Sequence[str]) -> tuple[tuple[str, str], ...]:
+  """Names and values of a flag `--world=NAME=VALUE,…`.
+
+  Raises:
+    UsageError: for a field without a value.
+  """
+  if bare := [field for field in flag if "=" not in field]:
+    raise UsageError(
+      f"--world: {bare[0]!r} is no NAME=VALUE; quote a field that holds a"
+      " comma, as in --world='\"noise=(0.1, 0.2)\",prior=0.6'"
+    )
+  halves = (field.partition("=") for field in flag)
+  return tuple((name, value) for name, _, value in halves)
 
 
 @dataclass(frozen=True)

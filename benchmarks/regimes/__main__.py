@@ -11,13 +11,13 @@ writes it beside a figure of MIRL's lead over the best GRPO.
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
 from absl import app, flags
 
 from benchmarks.headline.bench import prepare
+from benchmarks.output import tell
 from benchmarks.regimes import figure
 from benchmarks.regimes.cells import grid, measure
 from benchmarks.speed.compare import versions
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     for cell in cells
   ]
   figure.draw(cells, results, out / "regimes.png")
-  text = json.dumps(
+  tell(
     {
       "benchmark": "regimes",
       "tokens": _TOKENS.value,
@@ -69,10 +69,8 @@ def main(argv: list[str]) -> None:
       "device": jax.devices()[0].device_kind,
       "versions": versions("jax", "jaxlib", "flax", "optax"),
     },
-    indent=1,
+    out / "regimes.json",
   )
-  (out / "regimes.json").write_text(text + "\n")
-  print(text)
 
 
 if __name__ == "__main__":

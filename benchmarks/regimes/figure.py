@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plotting import plt
 from benchmarks.regimes.cells import Cell
 
 
@@ -12,11 +13,6 @@ def draw(
 ) -> None:
   """Lead in points, sampled and greedy, with 95 % intervals over seeds; a
   panel per way of reasoning, as a PNG."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
   panels = sorted({(c.reasoning, c.slip) for c in cells})
   fig, axes = plt.subplots(
     2,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plotting import plt
 from benchmarks.speed.intervals import Interval, clip, length, union
 from benchmarks.speed.timeline import Timeline, steps_of
 
@@ -56,11 +57,6 @@ def draw_timelines(
   Raises:
     ValueError: for a trace without a whole step.
   """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-
   fig, axes = plt.subplots(
     len(timelines),
     1,

@@ -30,7 +30,6 @@ difference to the best of n by log-prob, `over_random` that to keeping at
 random. Errors are standard errors over questions. Prints one JSON object.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,8 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from benchmarks.headline.arms import change
+from benchmarks.headline.setting import world_fields
+from benchmarks.output import tell
 from benchmarks.testtime import figure
 from benchmarks.testtime.pool import VIEW, pool_program, sample_pool
 from benchmarks.testtime.report import cell, strategies_report
@@ -82,18 +83,9 @@ _SHUFFLES = flags.DEFINE_integer("shuffles", 64, "Sub-pools of a question.")
 
 
 def of_world(config: ConfigDict) -> ConfigDict:
-  """The config with the questions of this benchmark.
-
-  Raises:
-    UsageError: for a field without a value.
-  """
-  if bare := [field for field in _WORLD.value if "=" not in field]:
-    raise app.UsageError(
-      f"--world: {bare[0]!r} is no NAME=VALUE; quote a field that holds a"
-      " comma, as in --world='\"noise=(0.1, 0.2)\",prior=0.6'"
-    )
-  world = dict(field.split("=", 1) for field in _WORLD.value)
-  config = change(config, {f"world.{k}": v for k, v in world.items()})
+  """The config with the questions of this benchmark."""
+  fields = world_fields(_WORLD.value)
+  config = change(config, {f"world.{k}": v for k, v in fields})
   config.data.seed = TEST_SEED
   config.data.buckets = 1  # compiled once
   return config
@@ -172,12 +164,9 @@ def main(argv: list[str]) -> None:
     "device": jax.devices()[0].device_kind,
     **measure(config, policy, roles),
   }
-  text = json.dumps(result, indent=1)
-  if _OUT.value:
-    Path(_OUT.value).write_text(text + "\n")
   if _FIGURE.value:
     figure.draw(result, Path(_FIGURE.value))
-  print(text)
+  tell(result, _OUT.value)
 
 
 if __name__ == "__main__":

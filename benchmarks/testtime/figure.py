@@ -4,6 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from benchmarks.plotting import plt
+
 _MAJORITY, _GREEDY, _LIKELIHOOD = "#2a6f97", "#444444", "#6b8f3c"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 # A label's size: a ratio of tokens, and a share of the axis.
@@ -33,13 +38,6 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
   Dots on a line stand at n = 1, 2, 4, ….
   """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-  from matplotlib.patheffects import withStroke
-  from matplotlib.ticker import MaxNLocator
-
   fig, axis = plt.subplots(figsize=(8.4, 5.4))
 
   def line(rows: Mapping[str, Any], band: bool, **style: Any) -> None:

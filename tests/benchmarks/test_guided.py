@@ -224,7 +224,6 @@ def test_rows_tell_rates_errors_and_paired_changes():
 
 
 def test_the_figure(tmp_path):
-  pytest.importorskip("matplotlib")
   cells = [
     {
       "mode": mode,

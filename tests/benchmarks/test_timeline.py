@@ -119,7 +119,6 @@ def test_rare_programs_are_shown_as_one():
 
 
 def test_a_figure_is_drawn(tmp_path):
-  pytest.importorskip("matplotlib")
   path = tmp_path / "new" / "steps.png"
   draw_timelines({"by hand": HAND}, "collect", ["collect", "judge"], path)
   assert path.read_bytes().startswith(b"\x89PNG")

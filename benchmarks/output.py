@@ -1,0 +1,19 @@
+"""What a benchmark prints."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def tell(result: Mapping[str, Any], path: str | Path = "") -> None:
+  """Prints a result as one JSON object.
+
+  Args:
+    result: the object.
+    path: of a file that gets the same; none where empty.
+  """
+  text = json.dumps(result, indent=1)
+  if path:
+    Path(path).write_text(text + "\n", encoding="utf-8")
+  print(text)
