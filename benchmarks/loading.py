@@ -29,15 +29,15 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.output import tell
-from mirl_jax.parallel.mesh import make_mesh, param_shardings
+from mirl_jax.parallel.mesh import make_mesh
 from mirl_jax.policy.abstract import (
   abstract_params,
   count_params,
-  logical_axes,
 )
 from mirl_jax.policy.configs import TextConfig, VLMConfig
 from mirl_jax.policy.families import qwen2_5_vl
 from mirl_jax.policy.loading import load_params, load_params_onto
+from mirl_jax.policy.placement import param_shardings
 from mirl_jax.policy.saving import save_params
 
 _GIGABYTES = flags.DEFINE_float("gigabytes", 2.0, "Of the checkpoint.")
@@ -149,9 +149,7 @@ def measure_here(
   folder: Path, config: VLMConfig, dtype: str, mesh: str, way: str
 ) -> dict[str, Any]:
   """Loads and saves in this process; see `measure`."""
-  placed = param_shardings(
-    abstract_params(config), logical_axes(config), make_mesh(mesh)
-  )
+  placed = param_shardings(config, make_mesh(mesh))
   jax.jit(jnp.zeros_like)(jnp.ones(8)).block_until_ready()  # start the backend
 
   def load() -> Any:

@@ -1,9 +1,9 @@
 """What a run counts over its steps, on the host and exactly."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
 
 from mirl_jax.information.estimators import MI
@@ -14,6 +14,21 @@ from mirl_jax.rollout.program import Sample
 PATIENCE = 5
 
 Counts = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Slots:
+  """Which slots of some questions hold something, as numpy.
+
+  Attributes:
+    prompt: [b, P] tokens of the prompts.
+    patches: [b, V] patches of their pictures.
+    views: [M, b, P] tokens of the prompts of MI's views, None without.
+  """
+
+  prompt: np.ndarray
+  patches: np.ndarray
+  views: np.ndarray | None
 
 
 def new_counts() -> Counts:
@@ -28,7 +43,7 @@ def new_counts() -> Counts:
 
 
 def scored_tokens(
-  parts: Sequence[Any],
+  slots: Sequence[Slots],
   levels: Sequence[Any],
   stages: Sequence[Sample],
   mi: MI | None,
@@ -41,32 +56,28 @@ def scored_tokens(
   reference; the update (its forward, once).
 
   Args:
-    parts: of the batch, each with its `prompts` and its `views` or None.
+    slots: of the batch's parts.
     levels: of the tree, as numpy.
     stages: behind the levels.
     mi: the estimator, or None.
     loss: which passes it needs.
   """
-
-  def real(mask: Any) -> int:
-    return int(np.asarray(jax.device_get(mask)).sum())
-
-  prompt = sum(real(part.prompts.mask) for part in parts)
-  sizes = [real(level.mask) for level in levels]
+  prompt = sum(int(part.prompt.sum()) for part in slots)
+  sizes = [int(level.mask.sum()) for level in levels]
   passes = 1 + (loss.old_logprob == "recomputed") + loss.needs_reference
   total = passes * (prompt + sum(sizes))
-  views = [part.views for part in parts if part.views is not None]
+  views = [part.views for part in slots if part.views is not None]
   if mi is not None and views:
     number = [stage.name for stage in stages].index(mi.stage)
     above = sum(sizes[: number + 1])
-    total += sum(real(view.mask) for view in views) + mi.views * above
+    total += sum(int(mask.sum()) for mask in views) + mi.views * above
     if not mi.reuses_sampler(stages[number].temperature):
       total += prompt + above
   return total
 
 
 def padding(
-  parts: Sequence[Any], levels: Sequence[Any], names: Sequence[str]
+  slots: Sequence[Slots], levels: Sequence[Any], names: Sequence[str]
 ) -> dict[str, float]:
   """Shares of slots of the batch that hold nothing, by where they lie.
 
@@ -76,7 +87,7 @@ def padding(
   out.
 
   Args:
-    parts: of the batch, each with its `prompts`.
+    slots: of the batch's parts.
     levels: of the tree, as numpy.
     names: stage of each level.
   """
@@ -84,11 +95,8 @@ def padding(
   def empty(masks: Sequence[Any]) -> float:
     return 1.0 - sum(int(m.sum()) for m in masks) / sum(m.size for m in masks)
 
-  prompts = jax.device_get(
-    [(part.prompts.mask, part.prompts.patch_image) for part in parts]
-  )
-  out = {"padding/prompt": empty([mask for mask, _ in prompts])}
-  patches = [numbers > 0 for _, numbers in prompts]
+  out = {"padding/prompt": empty([part.prompt for part in slots])}
+  patches = [part.patches for part in slots]
   if patches[0].size:
     out["padding/patches"] = empty(patches)
   for name, level in zip(names, levels, strict=True):

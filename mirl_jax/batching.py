@@ -1,7 +1,7 @@
 """From examples to device batches, in buckets of sizes."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -14,11 +14,13 @@ from mirl_jax.build import Policy, make_mi, make_program, make_source
 from mirl_jax.data import buckets
 from mirl_jax.data.example import Example
 from mirl_jax.information.estimators import MI
-from mirl_jax.parallel.mesh import batch_sharding
+from mirl_jax.parallel.mesh import DATA_AXES, batch_sharding
+from mirl_jax.parallel.processes import agreed, own_rows, put_rows
 from mirl_jax.policy.inputs import Prompts
-from mirl_jax.policy.processing import Pictures
 from mirl_jax.policy.prompts import Encoded, bucket
 from mirl_jax.rollout.program import sampled_slots
+
+Encoder = Callable[[int], Encoded]
 
 
 @dataclass(frozen=True)
@@ -39,25 +41,16 @@ class Batcher:
   mi: MI | None
   seed: int
 
-  def _buckets(self, encoded: Sequence[Encoded]) -> tuple[int, int]:
-    window = self.policy.config.vision.window_patches
-    slots = [-(-n // window) * window for n in self.patch_buckets]
-    length = max(len(e.tokens) for e in encoded)
-    patches = max(e.slots for e in encoded)
-    return (
-      bucket(length, self.prompt_buckets),
-      bucket(patches, [0, *slots]) if patches else 0,
-    )
-
   def batch(
     self, examples: Sequence[Example], views: bool = True
   ) -> tuple[Prompts, Prompts | None]:
     """The questions [B, …], and what stands in for their images [M, B, …].
 
-    Every picture is decoded once. Both are on the mesh; the second is None
-    without MI, or where `views` are not wanted.
+    Every picture is decoded once, on the processes that need it. Both are on
+    the mesh; the second is None without MI, or where `views` are not wanted.
     """
-    return self._place(*self._host(examples, views))
+    (whole,) = self._parts(examples, 1, views)
+    return whole
 
   def parts(
     self, examples: Sequence[Example], count: int
@@ -66,55 +59,68 @@ class Batcher:
 
     What stands in for a question's images comes from the whole batch.
     """
-    prompts, views = self._host(examples, True)
-    size = len(examples) // count
-    return [
-      self._place(
-        jax.tree.map(lambda x, at=at: x[at : at + size], prompts),
-        jax.tree.map(lambda x, at=at: x[:, at : at + size], views),
-      )
+    return self._parts(examples, count, True)
+
+  def _parts(
+    self, examples: Sequence[Example], count: int, views: bool
+  ) -> list[tuple[Prompts, Prompts | None]]:
+    mesh, size = self.policy.mesh, len(examples) // count
+    clean, stand_ins = self._encoders(examples)
+    if not views:
+      stand_ins = []
+    rows = own_rows(mesh, size)
+    mine = [
+      range(at, at + size)[i]
       for at in range(0, len(examples), size)
+      for i in rows
+    ]
+    prompts = [clean(i) for i in mine]
+    others = [[stand_in(i) for i in mine] for stand_in in stand_ins]
+    fits, others_fit = self._sizes(prompts, [e for x in others for e in x])
+    collate = self.policy.processor.collate
+    spread = NamedSharding(mesh, P(None, DATA_AXES))
+
+    def part(at: int) -> tuple[Prompts, Prompts | None]:
+      some = slice(at, at + len(rows))
+      own = put_rows(collate(prompts[some], *fits), batch_sharding(mesh), size)
+      if not others:
+        return own, None
+      stacked = jax.tree.map(
+        lambda *x: np.stack(x), *[collate(x[some], *others_fit) for x in others]
+      )
+      return own, put_rows(stacked, spread, size)
+
+    return [part(at) for at in range(0, len(mine), len(rows))]
+
+  def _sizes(self, *groups: Sequence[Encoded]) -> list[tuple[int, int]]:
+    """Tokens and patch slots that hold a group's prompts on all processes."""
+    window = self.policy.config.vision.window_patches
+    slots = [0, *(-(-n // window) * window for n in self.patch_buckets)]
+    needs = agreed(
+      [
+        (
+          max((len(e.tokens) for e in group), default=0),
+          max((e.slots for e in group), default=0),
+        )
+        for group in groups
+      ]
+    )
+    return [
+      (bucket(length, self.prompt_buckets), bucket(patches, slots))
+      for length, patches in needs.tolist()
     ]
 
-  def _host(
-    self, examples: Sequence[Example], views: bool
-  ) -> tuple[Prompts, Prompts | None]:
-    """A batch before it goes to the devices."""
-    processor = self.policy.processor
-    pictures = [processor.pictures(e) for e in examples]
-    clean = [
-      processor.encode(e, pictures=own)
-      for e, own in zip(examples, pictures, strict=True)
-    ]
-    prompts = processor.collate(clean, *self._buckets(clean))
-    if self.mi is None or not views:
-      return prompts, None
-    rows = self._views(self.mi, examples, pictures, clean)
-    sizes = self._buckets([e for row in rows for e in row])
-    stacked = jax.tree.map(
-      lambda *x: np.stack(x), *[processor.collate(row, *sizes) for row in rows]
+  def _encoders(
+    self, examples: Sequence[Example]
+  ) -> tuple[Encoder, list[Encoder]]:
+    """How question i is shown, and what stands in for it in each of M views."""
+    processor, mi = self.policy.processor, self.mi
+    pictures = functools.cache(lambda i: processor.pictures(examples[i]))
+    clean = functools.cache(
+      lambda i: processor.encode(examples[i], pictures=pictures(i))
     )
-    return prompts, stacked
-
-  def _place(
-    self, prompts: Prompts, views: Prompts | None
-  ) -> tuple[Prompts, Prompts | None]:
-    mesh = self.policy.mesh
-    spread = NamedSharding(mesh, P(None, ("data", "fsdp")))
-    return (
-      jax.device_put(prompts, batch_sharding(mesh)),
-      None if views is None else jax.device_put(views, spread),
-    )
-
-  def _views(
-    self,
-    mi: MI,
-    examples: Sequence[Example],
-    pictures: Sequence[Pictures],
-    clean: Sequence[Encoded],
-  ) -> list[list[Encoded]]:
-    """M rows of B prompts that stand in for the clean ones."""
-    encode = self.policy.processor.encode
+    if mi is None:
+      return clean, []
     if mi.view in ("other", "other_same_question") and (
       len(examples) <= mi.views
     ):
@@ -127,14 +133,12 @@ class Batcher:
     def stand_in(m: int, i: int) -> Encoded:
       other = (i + m + 1) % len(examples)
       if view == "other":
-        return clean[other]
+        return clean(other)
       if view == "other_same_question":
-        return encode(examples[i], pictures=pictures[other])
-      return encode(examples[i], view, self.seed + m, pictures[i])
+        return processor.encode(examples[i], pictures=pictures(other))
+      return processor.encode(examples[i], view, self.seed + m, pictures(i))
 
-    return [
-      [stand_in(m, i) for i in range(len(examples))] for m in range(mi.views)
-    ]
+    return clean, [functools.partial(stand_in, m) for m in range(mi.views)]
 
 
 def settled(

@@ -28,16 +28,15 @@ from mirl_jax.parallel.mesh import (
   batch_sharding,
   check_heads,
   make_mesh,
-  param_shardings,
   replicated,
-  spec,
 )
-from mirl_jax.policy.abstract import abstract_params, logical_axes
+from mirl_jax.parallel.processes import put
 from mirl_jax.policy.attention.backends import check_backend
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.loading import load_params_onto
 from mirl_jax.policy.lora import Leaf, adapted_modules, adapter_leaves
 from mirl_jax.policy.parts import Lora, Training
+from mirl_jax.policy.placement import leaf_sharding, param_shardings
 from mirl_jax.policy.processing import Processor, load_processor
 from mirl_jax.rollout import program as programs
 from mirl_jax.rollout.program import samples
@@ -69,13 +68,13 @@ class Policy:
 
   def place(self, params: Any) -> Any:
     """Puts a parameter tree where the rules say."""
-    return jax.device_put(params, self.shardings)
+    return put(params, self.shardings)
 
   @functools.cached_property
   def placements(self) -> dict[str, NamedSharding]:
     """Where every parameter lies, adapters too, by path."""
     added = {
-      path: NamedSharding(self.mesh, spec(leaf.axes, leaf.shape, self.mesh))
+      path: leaf_sharding(self.config, self.mesh, path, leaf.axes, leaf.shape)
       for path, leaf in self.adapters.items()
     }
     return flatten_dict(self.shardings, sep="/") | added
@@ -120,7 +119,7 @@ def make_policy(config: ConfigDict) -> Policy:
   )
   heads = {"text": vlm.text.heads, "vision": vlm.vision.heads}
   check_heads(mesh, heads)
-  shardings = param_shardings(abstract_params(vlm), logical_axes(vlm), mesh)
+  shardings = param_shardings(vlm, mesh)
   training = Training(
     **config.policy.train.to_dict(), lora=Lora(**config.policy.lora.to_dict())
   )
@@ -265,12 +264,13 @@ def make_stops(
 
 def place_key(seed: int, policy: Policy) -> jax.Array:
   """A random key that every device holds."""
-  return jax.device_put(jax.random.key(seed), replicated(policy.mesh))
+  where = replicated(policy.mesh)
+  return jax.jit(lambda: jax.random.key(seed), out_shardings=where)()
 
 
 def place_batch(batch: Any, policy: Policy) -> Any:
   """Puts host arrays with a leading question axis on the mesh."""
-  return jax.device_put(batch, batch_sharding(policy.mesh))
+  return put(batch, batch_sharding(policy.mesh))
 
 
 def first_examples(

@@ -14,9 +14,11 @@ from mirl_jax.runs.config_files import (
 
 # A run may be continued with other values of these.
 _MAY_CHANGE = (
+  "mesh",
   "train.steps",
   "train.keep",
   "train.dump",
+  "train.stuck_after_s",
   "sft.log_every",
   "sft.save_every",
   "export.",

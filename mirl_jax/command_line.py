@@ -34,6 +34,7 @@ class Command:
     config: resolved, overrides applied, locked.
     out: directory to write, of the mode that writes one.
     profile: first step to trace and the one to stop before.
+    processes: how to join the run's other processes, see `processes.join`.
     debug: show the traceback of an error.
     help: show the flags and do nothing.
   """
@@ -43,6 +44,7 @@ class Command:
   config: ConfigDict
   out: str = ""
   profile: tuple[int, int] | None = None
+  processes: str = ""
   debug: bool = False
   help: str = ""
 
@@ -187,6 +189,13 @@ def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
     "START:STOP, steps of training to trace into WORKDIR/profile.",
     flag_values=values,
   )
+  processes = flags.DEFINE_string(
+    "processes",
+    "",
+    "Run as one of several: HOST:PORT,COUNT,INDEX with the first one's address,"
+    " or auto on SLURM, Cloud TPU and Kubernetes.",
+    flag_values=values,
+  )
   debug = flags.DEFINE_bool(
     "debug", False, "Show the traceback of an error.", flag_values=values
   )
@@ -214,5 +223,12 @@ def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
   # Without absl's own flags.
   usage = values.get_help().split("\nabsl.flags:")[0] if show.value else ""
   return Command(
-    mode.value, workdir.value, config, out.value, steps, debug.value, usage
+    mode.value,
+    workdir.value,
+    config,
+    out.value,
+    steps,
+    processes.value,
+    debug.value,
+    usage,
   )

@@ -104,6 +104,9 @@ def base() -> ConfigDict:
   c.train.keep = 2  # checkpoints
   c.train.dump_every = 10  # rollout dumps
   c.train.dump_questions = 4
+  c.train.stuck_after_s = (
+    600.0  # a phase that lasts so long is reported; 0 = no
+  )
 
   c.export = ConfigDict()  # of --mode=export, and of the model of --mode=sft
   c.export.dtype = ""  # float32 or bfloat16; "" = as policy.path stores them

@@ -20,6 +20,7 @@ from mirl_jax.build import Policy, make_stops
 from mirl_jax.data.example import Example
 from mirl_jax.information.estimators import MI
 from mirl_jax.parallel.mesh import data_shards
+from mirl_jax.parallel.processes import on_host
 from mirl_jax.rewards.assess import Assessed, assess
 from mirl_jax.rewards.verify import normalise
 from mirl_jax.rollout.engine import Rollout
@@ -104,7 +105,7 @@ def host_oracle(examples: Sequence[Example], policy: Policy) -> Any:
   """Scores nodes of the last level by whether their description is exact."""
 
   def score(levels: Any) -> np.ndarray:
-    levels = jax.device_get(levels)
+    levels = on_host(levels)
     exact = assess(examples, levels, policy.processor.decode)[-1]
     values = exact.rewards["exact"]
     return values.reshape(values.shape[0], -1)
@@ -127,7 +128,7 @@ def draw(
     key,
     host_oracle(examples, policy),
   )
-  tree = jax.device_get(tree)
+  tree = on_host(tree)
   return tree, assess(examples, tree.levels, policy.processor.decode)
 
 

@@ -46,6 +46,10 @@ def run(argv: Sequence[str]) -> int:
       return 0
     if computes_on_host():
       tune_allocator()
+    if command.processes:
+      importlib.import_module("mirl_jax.parallel.processes").join(
+        command.processes
+      )
     module = importlib.import_module(MODES[command.mode])
     more = {"export": command.out, "train": command.profile}
     arguments = [command.config, command.workdir]

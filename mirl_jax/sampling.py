@@ -17,9 +17,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mirl_jax import batching, build
+from mirl_jax.accounting import Slots
 from mirl_jax.data.example import Example
 from mirl_jax.evaluate import host_oracle
 from mirl_jax.parallel.mesh import batch_sharding
+from mirl_jax.parallel.processes import on_host, own_rows
 from mirl_jax.policy.inputs import Prompts
 from mirl_jax.rewards.assess import Assessed, assess, joined
 from mirl_jax.rollout.engine import Rollout
@@ -43,16 +45,25 @@ class Sampled:
   Attributes:
     tree: on the device, the parts' questions in order.
     levels: of the tree, as numpy.
-    read: one entry per level.
+    slots: of the parts.
+    own: the questions that this process judges, in order.
+    read: one entry per level, of the own questions.
     waited: seconds that the host waited for tokens.
     judged: seconds that it read and judged them.
   """
 
   tree: Tree
   levels: tuple[Any, ...]
+  slots: list[Slots]
+  own: list[int]
   read: list[Assessed]
   waited: float
   judged: float
+
+  @property
+  def own_levels(self) -> tuple[Any, ...]:
+    """The levels of the own questions."""
+    return jax.tree.map(lambda x: x[self.own], self.levels)
 
 
 def launch(
@@ -85,22 +96,35 @@ def launch(
 
 def collect(parts: Sequence[Part], policy: build.Policy, step: int) -> Sampled:
   """Waits for the parts in turn and judges each as it comes."""
-  levels, read = [], []
+  levels, slots, read = [], [], []
   waited = judged = 0.0
+  size = len(parts[0].examples)
+  rows = own_rows(policy.mesh, size)
   for part in parts:
     began = time.monotonic()
-    levels.append(jax.device_get(part.tree.levels))
+    found, tokens, patches, views = on_host(
+      (
+        part.tree.levels,
+        part.prompts.mask,
+        part.prompts.patch_image,
+        part.views and part.views.mask,
+      )
+    )
+    levels.append(found)
+    slots.append(Slots(tokens, patches > 0, views))
     came = time.monotonic()
-    decode = policy.processor.decode
-    read.append(assess(part.examples, levels[-1], decode, step))
+    own = jax.tree.map(lambda x: x[rows], found)
+    examples = [part.examples[i] for i in rows]
+    read.append(assess(examples, own, policy.processor.decode, step))
     waited += came - began
     judged += time.monotonic() - came
   trees = [part.tree for part in parts]
+  mine = [number * size + i for number in range(len(parts)) for i in rows]
   if len(parts) == 1:
-    return Sampled(trees[0], levels[0], read[0], waited, judged)
+    return Sampled(trees[0], levels[0], slots, mine, read[0], waited, judged)
   tree = _joiner(policy.mesh)(trees)
   whole = jax.tree.map(lambda *x: np.concatenate(x), *levels)
-  return Sampled(tree, whole, joined(read), waited, judged)
+  return Sampled(tree, whole, slots, mine, joined(read), waited, judged)
 
 
 @functools.cache  # one jitted function, not one per step

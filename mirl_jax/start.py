@@ -11,6 +11,7 @@ from mirl_jax import build
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state, roles
 from mirl_jax.parallel.mesh import replicated
+from mirl_jax.parallel.processes import put
 from mirl_jax.policy.lora import extend, init_adapters, without_adapters
 from mirl_jax.policy.parts import split
 from mirl_jax.runs.checkpoints import Checkpoints
@@ -25,8 +26,7 @@ def whole_params(config: ConfigDict, policy: build.Policy) -> Any:
   params = build.load_policy_params(config, policy)
   new = init_adapters(policy.adapters, policy.training.lora, config.seed)
   placed = {
-    path: jax.device_put(leaf, policy.placements[path])
-    for path, leaf in new.items()
+    path: put(leaf, policy.placements[path]) for path, leaf in new.items()
   }
   return extend(params, placed)
 
@@ -45,7 +45,7 @@ def place_state(state: Any, policy: build.Policy) -> Any:
   def place(path: Any, leaf: Any) -> Any:
     names = [key.key for key in path if isinstance(key, DictKey)]
     where = policy.placements.get("/".join(map(str, names)), whole)
-    return jax.device_put(leaf, where)
+    return put(leaf, where)
 
   return jax.tree_util.tree_map_with_path(place, state)
 

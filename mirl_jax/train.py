@@ -23,7 +23,15 @@ from mirl_jax.learning import credit
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state, roles
 from mirl_jax.learning.update import build_update
-from mirl_jax.parallel.mesh import data_shards
+from mirl_jax.parallel.mesh import batch_sharding, data_shards, replicated
+from mirl_jax.parallel.processes import (
+  agreed,
+  on_host,
+  own_name,
+  own_part,
+  put_rows,
+)
+from mirl_jax.rewards.assess import heard_mean
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import complete_trajectories, samples
 from mirl_jax.runs.checkpoints import Checkpoints
@@ -36,6 +44,7 @@ from mirl_jax.runs.progress import Progress
 from mirl_jax.runs.report import write_report
 from mirl_jax.runs.signals import StopSignals
 from mirl_jax.runs.summary import table, write_summary
+from mirl_jax.runs.watchdog import Watchdog
 from mirl_jax.sampling import collect, launch
 from mirl_jax.start import abstract, place_state, start_params
 
@@ -119,14 +128,11 @@ def _train(
       policy.dtype,
     )
   )
-  update = jax.jit(pure_update, donate_argnums=0)
   data = batches(
     build.make_source(config, "train", policy),
     config.train.questions,
     seed=config.data.seed,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    quarantine=Path(workdir) / "quarantine.jsonl",
+    quarantine=Path(workdir) / "quarantine.jsonl" if primary else None,
     max_bad_share=config.data.max_bad_share,
   )
   held_out = build.held_out(
@@ -148,6 +154,16 @@ def _train(
     ema=scorer == "ema",
   )
   state = place_state(state, policy)
+  update = jax.jit(
+    pure_update,
+    donate_argnums=0,
+    # Left to itself the compiler may spread results less than arguments.
+    out_shardings=(
+      jax.tree.map(lambda x: x.sharding, state),
+      replicated(policy.mesh),
+      batch_sharding(policy.mesh),
+    ),
+  )
   if resumed is not None:
     state, _ = checkpoints.restore(resumed, abstract(state))
     data.set_state(meta["data"])
@@ -157,6 +173,7 @@ def _train(
   step = resumed or 0
   wall = float(meta["wall_s"])
   started = resumed is not None  # there is something to save
+  stop_signal = 0
   if step < steps:
     meta["after"] = {}  # a finished run may be made longer
 
@@ -165,12 +182,20 @@ def _train(
     contextlib.closing(Profile(workdir, profile, primary)) as tracer,
     MetricsWriter(workdir, resumed, primary) as writer,
     Progress(steps, initial=step, primary=primary) as progress,
+    Watchdog(config.train.stuck_after_s, own_name()) as watchdog,
   ):
 
     def seconds() -> float:
       return wall + time.monotonic() - began
 
+    def told_to_stop() -> bool:
+      """Whether any process was; the answer is the same on all."""
+      nonlocal stop_signal
+      stop_signal = int(agreed(signals.received or 0))
+      return stop_signal > 0
+
     def measure(questions: int) -> dict[str, float]:
+      watchdog.phase(f"evaluation at step {step}")
       return evaluate(
         strategies,
         roles(state, frozen),
@@ -178,7 +203,7 @@ def _train(
         held_out[:questions],
         config.eval.batch,
         eval_key,
-        stop=lambda: signals.received is not None,
+        stop=told_to_stop,
       )
 
     def start_batch() -> tuple[Any, ...]:
@@ -205,6 +230,7 @@ def _train(
         meta["said"].append(name)
 
     def save() -> None:
+      watchdog.phase(f"checkpoint of step {step}")
       checkpoints.save(step, state, {**meta, "wall_s": seconds()})
 
     def finish(row: dict[str, Any]) -> None:
@@ -251,25 +277,33 @@ def _train(
       elif meta["owed"]:
         finish(meta["owed"])
 
+      told_to_stop()
       following = start_batch() if step < steps else None
-      while step < steps and signals.received is None:
+      while step < steps and not stop_signal:
         tick = time.monotonic()
         trace(step + 1)
         assert following is not None
         examples, parts, meta["data"] = following
+        questions = [example.id for example in examples]
 
         # 1-5. prefill, describe, score, keep, fork: one device program, which
         # runs already. 6. Reward: texts and verdicts, part by part.
+        watchdog.phase(f"sampling of step {step + 1}", questions)
         sampled = collect(parts, policy, step)
-        levels, read = sampled.levels, sampled.read
         rewards = {
-          name: build.place_batch(level.rewards, policy)
-          for name, level in zip(names, read, strict=True)
+          name: put_rows(
+            level.rewards, batch_sharding(policy.mesh), len(examples)
+          )
+          for name, level in zip(names, sampled.read, strict=True)
         }
+        earned = on_host(rewards)
+        # Several processes ask each other here, where the devices are idle.
+        told_to_stop()
 
         # 7-8. Credit and update: one device program. The next batch is put
         # behind it before its metrics are waited for, so that the device goes
         # on while the host evaluates, writes and saves.
+        watchdog.phase(f"update of step {step + 1}", questions)
         updated_at = time.monotonic()
         state, metrics, advantages = update(
           state, sampled.tree, rewards, frozen
@@ -282,13 +316,15 @@ def _train(
         meta["counts"] = accounting.count(
           meta["counts"],
           row,
-          accounting.scored_tokens(parts, levels, stages, mi, loss),
+          accounting.scored_tokens(
+            sampled.slots, sampled.levels, stages, mi, loss
+          ),
           len(examples) * complete_trajectories(program),
         )
         row |= {
-          **reward_metrics(names, read),
-          **accounting.padding(parts, levels, names),
-          **accounting.idle(levels, names, shards * len(parts)),
+          **reward_metrics(names, earned),
+          **accounting.padding(sampled.slots, sampled.levels, names),
+          **accounting.idle(sampled.levels, names, shards * len(parts)),
           **accounting.counted(meta["counts"]),
           "skipped/bad_rows": meta["data"]["bad"],
           "time/sample_s": sampled.waited,
@@ -301,17 +337,19 @@ def _train(
         }
         dump = config.train.dump_every
         if dump and (step % dump == 0 or step == 1) and primary:
-          shown = config.train.dump_questions
+          shown = sampled.own[: config.train.dump_questions]
           dump_rollouts(
             workdir,
             step,
             names,
-            examples[:shown],
-            levels,
-            read,
-            jax.device_get(advantages),
+            [examples[i] for i in shown],
+            sampled.own_levels,
+            sampled.read,
+            own_part(advantages),
           )
         finish(row)
+        if jax.process_count() == 1:
+          told_to_stop()
       # A run that was finished before is not measured anew.
       if step >= steps and not meta["after"]:
         meta["after"] = measure(config.eval.final_questions)
@@ -324,7 +362,7 @@ def _train(
         save()
       where = f"saved step {step}" if started else "nothing done yet"
       progress.note(f"stopped by a signal; {where}, resumable")
-      return signals.exit_code
+      return 128 + stop_signal
 
   write_summary(
     workdir,
@@ -360,16 +398,21 @@ def counted(function: Callable[..., Any]) -> tuple[Callable[..., Any], list]:
 
 
 def reward_metrics(
-  names: Sequence[str], read: Sequence[Any]
+  names: Sequence[str], rewards: Mapping[str, Mapping[str, np.ndarray]]
 ) -> dict[str, float]:
   """Mean rewards of the leaves, the share of them with a verdict, and
-  exactness of every stage."""
-  leaf = read[-1].rewards
-  out = {f"reward/{name}": read[-1].mean(name) for name in leaf}
+  exactness of every stage.
+
+  Args:
+    names: of the stages, the leaves' last.
+    rewards: by stage and name, [B, K, F] as numpy; NaN abstains.
+  """
+  leaf = rewards[names[-1]]
+  out = {f"reward/{name}": heard_mean(values) for name, values in leaf.items()}
   if "correct" in leaf:
     out["reward/verified"] = float(np.isfinite(leaf["correct"]).mean())
-  for name, level in zip(names[:-1], read[:-1], strict=True):
-    out[f"reward/exact/{name}"] = level.mean("exact")
+  for name in names[:-1]:
+    out[f"reward/exact/{name}"] = heard_mean(rewards[name]["exact"])
   return {name: value for name, value in out.items() if np.isfinite(value)}
 
 

@@ -1,26 +1,20 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from mirl_jax import accounting
 from mirl_jax.information.estimators import MI
 from mirl_jax.learning.update import Loss
-from mirl_jax.policy.inputs import Prompts
 from mirl_jax.rollout.program import Sample
 from mirl_jax.rollout.tree import Level
 
 STAGES = (Sample("see", 3, 4, "x"), Sample("think", 1, 5, "y"))
 
 
-def prompts(mask):
-  return Prompts(
-    mask=mask,
-    **dict.fromkeys(
-      "tokens positions next_position image_slot patches patch_hw patch_grid"
-      " patch_image question".split()
-    ),
-  )
+NONE = np.zeros((2, 0), bool)
+
+
+def slots(prompt, patches=NONE, views=None):
+  return accounting.Slots(prompt, patches, views)
 
 
 def level(mask):
@@ -59,13 +53,12 @@ def test_scored_tokens_are_those_of_every_pass(
   views = None
   if mi is not None:
     mi = MI(stage="see", view="other", views=2, **mi)
-    views = prompts(blind)
+    views = blind
   tree = text.sum() + sum(x.sum() for x in levels)
   wanted = tree_passes * tree + first_passes * (text.sum() + levels[0].sum())
   if mi is not None:
     wanted += blind.sum() + 2 * levels[0].sum()
-  part = SimpleNamespace(prompts=prompts(text), views=views)
-  none = SimpleNamespace(prompts=prompts(0 * text), views=None)
+  part, none = slots(text, views=views), slots(np.zeros_like(text))
   assert accounting.scored_tokens(
     [part, none], [level(x) for x in levels], STAGES, mi, Loss(**loss)
   ) == int(wanted)
@@ -104,12 +97,7 @@ def test_padding_is_told_by_place(batch):
   text, _, levels = batch
   rng = np.random.default_rng(1)
   numbers = rng.integers(0, 3, (2, 9))  # 0 is no picture's patch
-  halves = [
-    SimpleNamespace(
-      prompts=prompts(text[i : i + 1]).replace(patch_image=numbers[i : i + 1])
-    )
-    for i in range(2)
-  ]
+  halves = [slots(text[i : i + 1], numbers[i : i + 1] > 0) for i in range(2)]
   found = accounting.padding(halves, [level(x) for x in levels], ["a", "b"])
   assert found == {
     "padding/prompt": pytest.approx((~text).mean()),
@@ -117,8 +105,7 @@ def test_padding_is_told_by_place(batch):
     "padding/a": pytest.approx((~levels[0]).mean()),
     "padding/b": pytest.approx((~levels[1]).mean()),
   }
-  blind = prompts(text).replace(patch_image=np.zeros((2, 0), np.int32))
-  found = accounting.padding([SimpleNamespace(prompts=blind)], [], [])
+  found = accounting.padding([slots(text, NONE)], [], [])
   assert set(found) == {"padding/prompt"}
 
 

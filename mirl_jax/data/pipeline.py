@@ -1,16 +1,15 @@
-"""Batches of examples: order, sharding, exact position, bad rows.
+"""Batches of examples: order, exact position, bad rows.
 
-The order is a function of (seed, source length) alone: grain shuffles each
-epoch anew and deals draw number i to process i mod P, so the P batches of a
-step are together the batch that one process would have drawn (as long as no
-row is bad). Rows are read ahead by threads.
+The order is a function of (seed, source length) alone; grain shuffles each
+epoch anew. Every process of a run reads all rows, so that the position, and
+what replaces a bad row, are the same for any number of them; pictures stay
+encoded until a process needs its own. Rows are read ahead by threads.
 """
 
 import contextlib
 import copy
 import hashlib
 import json
-import math
 import operator
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +102,6 @@ class Batches(Iterator[list[Example]]):
     self,
     draws: grain.DatasetIterator,
     size: int,
-    steps: int | None,
     round_length: int,
     max_bad_share: float,
     quarantine: Quarantine,
@@ -111,7 +109,6 @@ class Batches(Iterator[list[Example]]):
   ):
     self._draws = draws
     self._size = size
-    self._steps = steps
     self._round_length = round_length
     self._max_bad_share = max_bad_share
     self._quarantine = quarantine
@@ -146,7 +143,7 @@ class Batches(Iterator[list[Example]]):
         raise TooManyBadRows(
           f"all of {bad_in_a_row} rows drawn in a row are bad, the last: {row}"
         )
-    if not batch and (self._steps is None or self._step >= self._steps):
+    if not batch:
       raise StopIteration
     self._step += 1
     self._state = self._here()
@@ -183,7 +180,7 @@ class Batches(Iterator[list[Example]]):
 
     Raises:
       ValueError: if the state belongs to another source, seed, order, batch
-        size or process. The number of epochs may differ.
+        size. The number of epochs may differ.
     """
     for key, mine in self._identity.items():
       saved = state["identity"].get(key)
@@ -209,8 +206,6 @@ def batches(
   shuffle: bool = True,
   epochs: int | None = None,
   *,
-  process_index: int = 0,
-  process_count: int = 1,
   quarantine: str | Path | None = None,
   max_bad_share: float = 0.1,
   readers: int = 2,
@@ -218,18 +213,15 @@ def batches(
   """Batches of a source, in an order that depends on the seed alone.
 
   A bad row is written to quarantine and replaced by the next draw. With finite
-  epochs the last batch may be short; with several processes every process
-  yields the same number of batches, some of them short or empty.
+  epochs the last batch may be short.
 
   Args:
     source: examples by number.
-    batch_size: rows of all processes together; each yields its share.
+    batch_size: rows of a batch.
     seed: of the order, 0 <= seed < 2**32.
     shuffle: anew in each epoch; otherwise in the source's order.
     epochs: passes over the source; None never ends.
-    process_index, process_count: which share of each batch is drawn here.
-    quarantine: file for bad rows; process p > 0 writes `NAME.p.jsonl` beside
-      it. None: no file.
+    quarantine: file for bad rows; None: no file, as on all processes but one.
     max_bad_share: of the rows drawn so far (counted as at least 100).
     readers: threads that read ahead, by up to two batches.
 
@@ -242,13 +234,8 @@ def batches(
   """
   if len(source) < 1:
     raise ValueError("the source is empty: nothing to draw from")
-  if not 0 <= process_index < process_count:
-    raise ValueError(f"process_index={process_index} of {process_count}")
-  if batch_size < 1 or batch_size % process_count:
-    raise ValueError(
-      f"batch_size={batch_size}: give a multiple of "
-      f"process_count={process_count}"
-    )
+  if batch_size < 1:
+    raise ValueError(f"batch_size={batch_size}: give at least 1")
   if epochs is not None and epochs < 1:
     raise ValueError(f"epochs={epochs}: give at least 1, or None for no end")
   if not 0 <= seed < 2**32:
@@ -260,22 +247,15 @@ def batches(
   rows = grain.MapDataset.source(_Caught(source)).seed(seed)
   if shuffle:
     rows = rows.shuffle()
-  rows = rows.repeat(epochs)[process_index::process_count]
-  size = batch_size // process_count
+  rows = rows.repeat(epochs)
   options = grain.ReadOptions(
-    num_threads=readers, prefetch_buffer_size=max(2 * size, readers)
+    num_threads=readers, prefetch_buffer_size=max(2 * batch_size, readers)
   )
   path = None if quarantine is None else Path(quarantine)
-  if path is not None and process_index:
-    path = path.with_suffix(f".{process_index}{path.suffix}")
-  steps = None
-  if epochs is not None and process_count > 1:
-    steps = math.ceil(epochs * len(source) / batch_size)
   return Batches(
     iter(rows.to_iter_dataset(options)),
-    size=size,
-    steps=steps,
-    round_length=math.ceil(len(source) / process_count),
+    size=batch_size,
+    round_length=len(source),
     max_bad_share=max_bad_share,
     quarantine=Quarantine(path),
     identity={
@@ -283,7 +263,5 @@ def batches(
       "seed": seed,
       "shuffle": shuffle,
       "batch_size": batch_size,
-      "process_index": process_index,
-      "process_count": process_count,
     },
   )

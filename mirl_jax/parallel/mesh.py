@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -9,10 +10,11 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = P(("data", "fsdp"))  # questions: over both data axes
+DATA_AXES = ("data", "fsdp")
+BATCH = P(DATA_AXES)  # questions: over both
 
-# Logical axis of a parameter -> mesh axis. An axis that does not divide the
-# dimension leaves it whole.
+# Logical axis of a parameter -> mesh axis, each parameter's by its own names.
+# A mesh axis that does not divide the dimension leaves it whole.
 RULES: dict[str | None, str | None] = {
   "embed": "fsdp",
   "heads": "tensor",
@@ -69,20 +71,30 @@ def spec(
   axes: tuple[str | None, ...],
   shape: tuple[int, ...],
   mesh: Mesh | AbstractMesh,
+  units: Mapping[str | None, int] = MappingProxyType({}),
 ) -> P:
   """Where a parameter with these logical axes lies.
 
+  Args:
+    axes: a name or None for each dimension.
+    shape: of the parameter.
+    mesh: of the run.
+    units: by logical axis, how many elements stay together, as those of a head
+      do; 1 where it is missing.
+
   Raises:
-    ValueError: for a logical axis without a rule.
+    ValueError: for a logical axis without a rule, or not one for each
+      dimension.
   """
+  if len(axes) != len(shape):
+    raise ValueError(f"logical axes {axes} do not fit the shape {shape}")
   placed: list[str | None] = []
   for name, size in zip(axes, shape, strict=True):
     if name not in RULES:
       raise ValueError(f"logical axis {name!r} has no rule; add it to RULES")
     axis = RULES[name]
-    fits = (
-      axis is not None and axis not in placed and (size % mesh.shape[axis] == 0)
-    )
+    count = size // units.get(name, 1)
+    fits = axis not in (None, *placed) and count % mesh.shape[axis] == 0
     placed.append(axis if fits else None)
   return P(*placed)
 
@@ -104,15 +116,6 @@ def check_heads(mesh: Mesh | AbstractMesh, heads: Mapping[str, int]) -> None:
         f"mesh: tensor:{size} does not divide the {count} {name} heads; choose"
         " a divisor"
       )
-
-
-def param_shardings(abstract: Any, axes: Any, mesh: Mesh) -> Any:
-  """NamedShardings for a parameter tree and its logical axes."""
-  return jax.tree.map(
-    lambda leaf, names: NamedSharding(mesh, spec(names, leaf.shape, mesh)),
-    abstract,
-    axes,
-  )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

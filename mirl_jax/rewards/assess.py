@@ -33,11 +33,11 @@ class Assessed:
   parsed: list[list[Parsed]]
   rewards: dict[str, np.ndarray]
 
-  def mean(self, name: str) -> float:
-    """Mean of a reward over the nodes that have it; NaN if none has."""
-    values = self.rewards[name]
-    heard = np.isfinite(values)
-    return float(values[heard].mean()) if heard.any() else float("nan")
+
+def heard_mean(values: np.ndarray) -> float:
+  """Mean of a reward over the nodes that have it; NaN if none has."""
+  heard = np.isfinite(values)
+  return float(values[heard].mean()) if heard.any() else float("nan")
 
 
 def assess(

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from mirl_jax.information.estimators import MI, score_nodes
-from mirl_jax.parallel.mesh import BATCH
+from mirl_jax.parallel.mesh import BATCH, DATA_AXES
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.forward import prefill
 from mirl_jax.policy.inputs import Prompts
@@ -191,12 +191,13 @@ class Rollout:
       in_specs=(
         P(),
         batched,
-        P(None, ("data", "fsdp")),
+        P(None, DATA_AXES),
         P(),
         batched,
         batched,
       ),
       out_specs=batched,
+      axis_names=set(DATA_AXES),
       check_vma=False,
     )
     return jax.jit(sharded)

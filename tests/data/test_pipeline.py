@@ -1,4 +1,4 @@
-"""Batches: order, exact position, shares of processes, bad rows."""
+"""Batches: order, exact position, bad rows."""
 
 import json
 import threading
@@ -121,7 +121,6 @@ def test_an_interrupted_next_leaves_the_position(monkeypatch):
     ({"shuffle": False}, "shuffle"),
     ({"batch_size": 8}, "batch_size"),
     ({"source": Numbers(24)}, "source"),
-    ({"process_index": 1, "process_count": 2}, "process_index"),
   ],
 )
 def test_a_state_of_another_stream_is_refused(change, message):
@@ -131,39 +130,6 @@ def test_a_state_of_another_stream_is_refused(change, message):
     batches(**{**base, **change}).set_state(state)
   longer = batches(**base, epochs=2)
   longer.set_state(state)
-
-
-def test_processes_share_the_batches_of_one():
-  alone = batches(Numbers(22), 6, 3)
-  parts = [
-    batches(Numbers(22), 6, 3, process_index=p, process_count=3)
-    for p in range(3)
-  ]
-  for _ in range(8):
-    together = [ids(next(part)) for part in parts]
-    assert all(len(part) == 2 for part in together)
-    union = [i for part in together for i in part]
-    assert sorted(union) == sorted(ids(next(alone)))
-
-
-@pytest.mark.parametrize("n", [5, 8, 9])
-def test_processes_stay_in_step_at_the_end(n):
-  parts = [
-    batches(
-      Numbers(n, bad=(1,)),
-      4,
-      0,
-      epochs=1,
-      process_index=p,
-      process_count=4,
-      max_bad_share=1.0,
-    )
-    for p in range(4)
-  ]
-  drawn = [[ids(batch) for batch in part] for part in parts]
-  assert len({len(part) for part in drawn}) == 1
-  seen = sorted(i for part in drawn for batch in part for i in batch)
-  assert seen == [i for i in range(n) if i != 1]
 
 
 def test_bad_rows_are_replaced_counted_and_written_once(tmp_path):
@@ -197,25 +163,6 @@ def test_quarantine_goes_on_after_a_kill(tmp_path):
   all_ids(stream)
   lines = [json.loads(line)["row"] for line in path.read_text().splitlines()]
   assert lines == ["row 2", "row 7"]
-
-
-def test_other_processes_write_files_of_their_own(tmp_path):
-  path = tmp_path / "quarantine.jsonl"
-  for p in range(2):
-    stream = batches(
-      Numbers(4, bad=(0, 1)),
-      2,
-      shuffle=False,
-      epochs=1,
-      process_index=p,
-      process_count=2,
-      quarantine=path,
-      max_bad_share=1.0,
-    )
-    all_ids(stream)
-  assert "row 0" in path.read_text()
-  assert "row 1" not in path.read_text()
-  assert "row 1" in (tmp_path / "quarantine.1.jsonl").read_text()
 
 
 def test_too_many_bad_rows_stop_the_run():
@@ -264,8 +211,6 @@ def test_a_list_is_a_source_and_close_ends_the_threads():
   [
     ({"source": []}, "empty"),
     ({"batch_size": 0}, "batch_size=0"),
-    ({"batch_size": 3, "process_count": 2}, "batch_size=3"),
-    ({"process_index": 2, "process_count": 2}, "process_index=2"),
     ({"epochs": 0}, "epochs=0"),
     ({"seed": -1}, "seed=-1"),
     ({"max_bad_share": 1.1}, "max_bad_share=1.1"),

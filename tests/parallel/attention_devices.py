@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mirl_jax.parallel.mesh import BATCH, make_mesh
+from mirl_jax.parallel.mesh import BATCH, DATA_AXES, make_mesh
 from mirl_jax.policy.attention import Segment, attend, splash
 
 MESHES = {  # and questions
@@ -74,13 +74,19 @@ def main() -> None:
 
     inside = jax.jit(
       jax.shard_map(
-        sample, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+        sample,
+        mesh=mesh,
+        in_specs=spec,
+        out_specs=spec,
+        axis_names=set(DATA_AXES),
+        check_vma=False,
       )
     )(*placed)
     report[text] = {
       "worst": max(jax.tree.leaves(worst)),
       "inside": float(jnp.abs(inside - want[1]).max()),
       "query": seen[0],
+      "query_inside": seen[-1],
     }
   print(json.dumps(report))
 

@@ -20,10 +20,9 @@ from mirl_jax.learning.update import Fixed, Loss, build_update
 from mirl_jax.parallel.mesh import (
   batch_sharding,
   make_mesh,
-  param_shardings,
   replicated,
 )
-from mirl_jax.policy.abstract import abstract_params, logical_axes
+from mirl_jax.policy.placement import param_shardings
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import Keep, Sample, samples
 from mirl_jax.rollout.tree import flat
@@ -100,9 +99,7 @@ class Side:
 
   def __init__(self, text: str, devices: list):
     self.mesh = make_mesh(text, devices)
-    self.shardings = param_shardings(
-      abstract_params(CONFIG), logical_axes(CONFIG), self.mesh
-    )
+    self.shardings = param_shardings(CONFIG, self.mesh)
     self.params = jax.device_put(random_params(CONFIG, 0), self.shardings)
 
   def place(self, tree):

@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from mirl_jax import testing as tiny
-from mirl_jax.parallel.mesh import make_mesh, param_shardings
+from mirl_jax.parallel.mesh import make_mesh
 from mirl_jax.policy import loading, saving
-from mirl_jax.policy.abstract import abstract_params, logical_axes
+from mirl_jax.policy.placement import param_shardings
 
 CONFIGS = {"qwen2.5": tiny.tiny_config(False), "qwen3": tiny.tiny_qwen3(True)}
 WAYS = {"host": 16 << 20, "pieces": 3000}
@@ -48,9 +48,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def case(folder: Path, name: str, mesh: str, way: str) -> dict:
   config = CONFIGS[name]
-  places = param_shardings(
-    abstract_params(config), logical_axes(config), make_mesh(mesh)
-  )
+  places = param_shardings(config, make_mesh(mesh))
   loading._PIECE_BYTES = saving._PIECE_BYTES = WAYS[way]
   saving._SMALL_BYTES = WAYS[way] - 1000
   rows, read = loading.Tensor.rows, []

@@ -1,5 +1,4 @@
 import jax
-import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
@@ -10,13 +9,10 @@ from mirl_jax.parallel.mesh import (
   check_heads,
   data_shards,
   make_mesh,
-  param_shardings,
   parse_mesh,
   replicated,
   spec,
 )
-from mirl_jax.policy.abstract import abstract_params, logical_axes
-from mirl_jax.testing import tiny_config
 
 
 @pytest.mark.parametrize(
@@ -84,25 +80,17 @@ def test_spec_places_each_mesh_axis_once_and_only_where_it_divides():
     spec(("width",), (4,), mesh)
 
 
-def test_every_parameter_is_placed_and_kernels_are_cut():
-  config = tiny_config(tied=False)
-  mesh = make_mesh("data:1", jax.devices()[:1])
-  placed = param_shardings(abstract_params(config), logical_axes(config), mesh)
-  shapes = jax.tree.leaves(abstract_params(config))
-  for sharding, x in zip(jax.tree.leaves(placed), shapes, strict=True):
-    assert len(sharding.spec) == len(x.shape)
-  wide = mesh_of(1, 4, 2)
-  cut = jax.tree.map(
-    lambda x, names: np.prod(
-      [wide.shape[a] for a in spec(names, x.shape, wide) if a]
-    ),
-    abstract_params(config),
-    logical_axes(config),
-  )
-  for path, ways in jax.tree_util.tree_flatten_with_path(cut)[0]:
-    name = jax.tree_util.keystr(path)
-    if "kernel" in name or "embedding" in name:
-      assert ways >= 4, name
+def test_spec_keeps_units_together():
+  units = {"kv_heads": 4}
+  for tensor, cut in ((2, "tensor"), (4, None), (3, None)):
+    mesh = mesh_of(1, 1, tensor)
+    assert spec(("kv_heads",), (8,), mesh, units) == P(cut)
+    assert spec(("kv_heads",), (24,), mesh, {}) == P("tensor")
+
+
+def test_spec_names_every_dimension():
+  with pytest.raises(ValueError, match=r"do not fit the shape \(4, 2\)"):
+    spec(("embed",), (4, 2), mesh_of(1, 1, 1))
 
 
 def test_a_tensor_axis_must_divide_the_heads():

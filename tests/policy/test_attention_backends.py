@@ -162,8 +162,9 @@ def test_a_training_step_compiles_for_tpus(monkeypatch, mesh, dtype):
   from jax.experimental import topologies
   from jax.sharding import Mesh, NamedSharding
 
-  from mirl_jax.parallel.mesh import BATCH, param_shardings
-  from mirl_jax.policy.abstract import abstract_params, logical_axes
+  from mirl_jax.parallel.mesh import BATCH
+  from mirl_jax.policy.abstract import abstract_params
+  from mirl_jax.policy.placement import param_shardings
 
   monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
   topology = topologies.get_topology_desc("v5e:2x4", platform="tpu")
@@ -190,11 +191,10 @@ def test_a_training_step_compiles_for_tpus(monkeypatch, mesh, dtype):
       tree,
     )
 
-  shapes = abstract_params(config)
-  shardings = param_shardings(shapes, logical_axes(config), placed)
+  shardings = param_shardings(config, placed)
   params = jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
+    abstract_params(config),
     shardings,
   )
 

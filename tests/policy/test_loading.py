@@ -11,10 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 from benchmarks import loading as benchmark
 from mirl_jax import testing as tiny
-from mirl_jax.parallel.mesh import make_mesh, param_shardings
+from mirl_jax.parallel.mesh import make_mesh
 from mirl_jax.policy import loading
-from mirl_jax.policy.abstract import abstract_params, logical_axes
+from mirl_jax.policy.abstract import abstract_params
 from mirl_jax.policy.loading import load_params, load_params_onto
+from mirl_jax.policy.placement import param_shardings
 from mirl_jax.policy.saving import save_params
 from mirl_jax.policy.weights import INDEX, SINGLE
 
@@ -32,8 +33,7 @@ def config(request):
 
 
 def shardings(config):
-  mesh = make_mesh("data:1")
-  return param_shardings(abstract_params(config), logical_axes(config), mesh)
+  return param_shardings(config, make_mesh("data:1"))
 
 
 def assert_same(got, want):

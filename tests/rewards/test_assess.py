@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mirl_jax.data.example import Example, Facts
-from mirl_jax.rewards.assess import LEAF_REWARDS, assess
+from mirl_jax.rewards.assess import LEAF_REWARDS, assess, heard_mean
 
 SEE = ["<description> a</description>\n", "<description> b</description>\n"]
 THINK = [
@@ -77,7 +77,7 @@ def test_rewards_are_those_of_each_path(levels):
   )
   assert (last.rewards["format"] == 1).sum() == 6
   assert last.rewards["correct"].dtype == np.float32
-  assert last.mean("correct") == pytest.approx(0.5)
+  assert heard_mean(last.rewards["correct"]) == pytest.approx(0.5)
 
 
 def test_what_is_not_known_abstains(levels):
@@ -85,9 +85,9 @@ def test_what_is_not_known_abstains(levels):
   for name in ("correct", "exact"):
     assert np.isnan(read[1].rewards[name][0]).all()
     assert np.isfinite(read[1].rewards[name][1]).all()
-  assert read[1].mean("correct") == pytest.approx(1 / 4)
+  assert heard_mean(read[1].rewards["correct"]) == pytest.approx(1 / 4)
   silent = assess([example("", None)] * 2, levels, decode)
-  assert np.isnan(silent[1].mean("correct"))
+  assert np.isnan(heard_mean(silent[1].rewards["correct"]))
 
 
 def test_one_stage_is_both_first_and_last():

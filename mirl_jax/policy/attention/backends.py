@@ -12,6 +12,7 @@ It gives no gradients and needs none.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -96,21 +97,37 @@ def _plain(
 
 
 def _per_device(
-  mesh: AbstractMesh | None, query: Array, kv_heads: int, repeat: int
-) -> tuple[P, P, P] | None:
-  """How queries, keys and masks are cut, where a kernel has to be mapped.
+  run: Callable[..., Any],
+  mesh: AbstractMesh | None,
+  query: Array,
+  kv_heads: int,
+  repeat: int,
+) -> Callable[..., Any]:
+  """A kernel's function, mapped over what the compiler would have to cut.
 
-  The compiler cannot cut a kernel by itself. Inside of `shard_map` (sampling)
-  and on one device there is nothing to cut.
+  On one device that is nothing; inside of the sampler's `shard_map`, where the
+  questions are cut already, it is the heads.
   """
-  manual = jax.sharding.get_abstract_mesh().manual_axes
-  if mesh is None or mesh.size == 1 or manual:
-    return None
-  tensor = mesh.shape["tensor"]
-  b = BATCH[0] if query.shape[0] % data_shards(mesh) == 0 else None
+  if mesh is None or mesh.size == 1:
+    return run
+  tensor, b = mesh.shape["tensor"], None
+  around = jax.sharding.get_abstract_mesh()
+  free = set(mesh.axis_names) - set(around.manual_axes)
+  if "data" in free:
+    b = BATCH[0] if query.shape[0] % data_shards(mesh) == 0 else None
+  elif tensor == 1:
+    return run
   h = "tensor" if kv_heads % tensor == 0 else None
   r = "tensor" if h is None and repeat % tensor == 0 else None
-  return P(b, None, h, r), P(b, None, h), P(b)
+  rows, keys = P(b, None, h, r), P(b, None, h)
+  return jax.shard_map(
+    run,
+    mesh=around if around.manual_axes else mesh,
+    in_specs=(rows, keys, keys, P(b)),
+    out_specs=(rows, rows),
+    axis_names=free,
+    check_vma=False,
+  )
 
 
 def _by_kernel(
@@ -129,16 +146,7 @@ def _by_kernel(
   rows = rows.transpose(0, 1, 4, 5, 2, 3, 6)
   rows = rows.reshape(b, groups, kv_heads, repeat, fanout * t, dim)
   run = functools.partial(KERNELS[name].attend, causal=causal)
-  cut = _per_device(mesh, query, kv_heads, repeat)
-  if cut:
-    q_cut, k_cut, m_cut = cut
-    run = jax.shard_map(
-      run,
-      mesh=mesh,
-      in_specs=(q_cut, k_cut, k_cut, m_cut),
-      out_specs=(q_cut, q_cut),
-      check_vma=False,
-    )
+  run = _per_device(run, mesh, query, kv_heads, repeat)
   out, lse = run(rows, keys, values, mask)
   # What a kernel makes of a segment without any key is its own affair.
   some = jnp.any(mask, axis=-1)[:, :, None, None, None]
