@@ -85,9 +85,21 @@ def start(
   ]
 
 
-def _echo(index: int, stream: IO[str]) -> None:
-  for line in stream:
-    print(f"[{index}] {line}", end="", flush=True)
+def echo(children: Sequence[subprocess.Popen[str]]) -> list[threading.Thread]:
+  """Prints what the processes write, each line behind its process's number, in
+  threads that end with them."""
+
+  def follow(index: int, stream: IO[str]) -> None:
+    for line in stream:
+      print(f"[{index}] {line}", end="", flush=True)
+
+  threads = [
+    threading.Thread(target=follow, args=(index, child.stdout), daemon=True)
+    for index, child in enumerate(children)
+  ]
+  for thread in threads:
+    thread.start()
+  return threads
 
 
 def watch(children: Sequence[subprocess.Popen[str]], grace: float) -> int:
@@ -146,17 +158,12 @@ def run(argv: Sequence[str]) -> int:
     )
     for number in (signal.SIGTERM, signal.SIGINT)
   }
-  echoes = [
-    threading.Thread(target=_echo, args=(index, child.stdout))
-    for index, child in enumerate(children)
-  ]
-  for echo in echoes:
-    echo.start()
+  threads = echo(children)
   try:
     return watch(children, GRACE_S)
   finally:
-    for echo in echoes:
-      echo.join()
+    for thread in threads:
+      thread.join()
     for number, handler in before.items():
       signal.signal(number, handler)
 

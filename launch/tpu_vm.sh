@@ -7,7 +7,7 @@
 # Creates the VM if it is not there, copies this checkout, installs it with the
 # `tpu` extra and trains in ~/run; the same line again resumes. It neither
 # fetches the run nor deletes the VM: the two commands for that are printed.
-# Types of one host only: a run is one process.
+# Types of one host only; for more, tpu_pod.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -47,9 +47,9 @@ from mirl_jax.worlds.source import WorldSource
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-@dataclass(frozen=True)
-class Policy:
-  """A policy's processor, sizes and placement, without its parameters.
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+  """A policy's sizes and placement, without its parameters.
 
   Attributes:
     shardings: of the directory's parameters.
@@ -58,7 +58,6 @@ class Policy:
     adapters: leaves of the LoRA adapters by path.
   """
 
-  processor: Processor
   config: VLMConfig
   mesh: Mesh
   shardings: Any
@@ -80,6 +79,13 @@ class Policy:
     return flatten_dict(self.shardings, sep="/") | added
 
 
+@dataclass(frozen=True, kw_only=True)
+class Policy(Placed):
+  """A placed policy and what makes its prompts."""
+
+  processor: Processor
+
+
 def policy_path(config: ConfigDict) -> Any:
   """The model's directory; the embedded one where none is named."""
   if config.policy.path:
@@ -87,27 +93,27 @@ def policy_path(config: ConfigDict) -> Any:
   return resources.files("mirl_jax") / "tiny"
 
 
-def make_policy(config: ConfigDict) -> Policy:
-  """Reads the processor and places the model on the mesh.
+def place_policy(
+  config: ConfigDict, vlm: VLMConfig, devices: Sequence[Any] | None = None
+) -> Placed:
+  """Places a model of given sizes on the config's mesh.
+
+  Args:
+    config: of the run.
+    vlm: sizes.
+    devices: of the mesh; this machine's unless told.
 
   Raises:
-    ValueError: for a bad mesh, dtype, directory or attention back end.
+    ValueError: for a bad mesh, dtype, adapter or attention back end.
   """
   for name in ("dtype", "param_dtype"):
     if config.policy[name] not in DTYPES:
       raise ValueError(
         f"policy.{name}={config.policy[name]!r} is not one of {sorted(DTYPES)}"
       )
-  mesh = make_mesh(config.mesh)
-  processor = load_processor(
-    policy_path(config),
-    config.policy.system,
-    config.policy.instruction,
-    config.policy.min_pixels or None,
-    config.policy.max_pixels or None,
-  )
+  mesh = make_mesh(config.mesh, devices)
   vlm = dataclasses.replace(
-    processor.config,
+    vlm,
     attention=config.policy.attention,
     mesh=mesh.abstract_mesh,
   )
@@ -124,15 +130,31 @@ def make_policy(config: ConfigDict) -> Policy:
     **config.policy.train.to_dict(), lora=Lora(**config.policy.lora.to_dict())
   )
   modules = adapted_modules(vlm, training)
-  return Policy(
-    processor,
-    vlm,
-    mesh,
-    shardings,
-    DTYPES[config.policy.dtype],
-    training,
-    adapter_leaves(vlm, modules, training.lora),
+  return Placed(
+    config=vlm,
+    mesh=mesh,
+    shardings=shardings,
+    dtype=DTYPES[config.policy.dtype],
+    training=training,
+    adapters=adapter_leaves(vlm, modules, training.lora),
   )
+
+
+def make_policy(config: ConfigDict) -> Policy:
+  """Reads the processor and places the model on the mesh.
+
+  Raises:
+    ValueError: for a bad directory; and as `place_policy`.
+  """
+  processor = load_processor(
+    policy_path(config),
+    config.policy.system,
+    config.policy.instruction,
+    config.policy.min_pixels or None,
+    config.policy.max_pixels or None,
+  )
+  placed = place_policy(config, processor.config)
+  return Policy(**vars(placed), processor=processor)
 
 
 def load_policy_params(config: ConfigDict, policy: Policy) -> Any:

@@ -34,6 +34,8 @@ class Command:
     config: resolved, overrides applied, locked.
     out: directory to write, of the mode that writes one.
     profile: first step to trace and the one to stop before.
+    topology: of devices to compile for.
+    as_json: print one JSON object.
     processes: how to join the run's other processes, see `processes.join`.
     debug: show the traceback of an error.
     help: show the flags and do nothing.
@@ -44,6 +46,8 @@ class Command:
   config: ConfigDict
   out: str = ""
   profile: tuple[int, int] | None = None
+  topology: str = ""
+  as_json: bool = False
   processes: str = ""
   debug: bool = False
   help: str = ""
@@ -189,6 +193,15 @@ def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
     "START:STOP, steps of training to trace into WORKDIR/profile.",
     flag_values=values,
   )
+  topology = flags.DEFINE_string(
+    "topology",
+    "",
+    "What --mode=compile compiles for: v5e:4x4, v5p:4x4x4, cpu:8, …",
+    flag_values=values,
+  )
+  as_json = flags.DEFINE_bool(
+    "json", False, "--mode=compile prints JSON.", flag_values=values
+  )
   processes = flags.DEFINE_string(
     "processes",
     "",
@@ -213,6 +226,8 @@ def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
     raise ValueError(f"--out={out.value} goes with --mode=export only")
   if profile.value and mode.value != "train":
     raise ValueError(f"--profile={profile.value} goes with --mode=train only")
+  if (topology.value or as_json.value) and mode.value != "compile":
+    raise ValueError("--topology and --json go with --mode=compile only")
   steps = parse_steps(profile.value) if profile.value else None
   saved = Path(workdir.value) / CONFIG_FILE
   if mode.value in OF_A_RUN and not file.value and saved.is_file():
@@ -228,6 +243,8 @@ def parse(argv: Sequence[str], modes: Sequence[str]) -> Command:
     config,
     out.value,
     steps,
+    topology.value,
+    as_json.value,
     processes.value,
     debug.value,
     usage,

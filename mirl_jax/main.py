@@ -21,6 +21,7 @@ MODES = {
   "sample": "mirl_jax.inspection",
   "report": "mirl_jax.inspection",
   "export": "mirl_jax.export",
+  "compile": "mirl_jax.aot",
 }
 BAD_ARGUMENT, NO_MEMORY, BAD_ROWS = 2, 3, 4
 
@@ -51,11 +52,14 @@ def run(argv: Sequence[str]) -> int:
         command.processes
       )
     module = importlib.import_module(MODES[command.mode])
-    more = {"export": command.out, "train": command.profile}
-    arguments = [command.config, command.workdir]
-    if command.mode in more:
-      arguments.append(more[command.mode])
-    return getattr(module, command.mode)(*arguments)
+    more: dict[str, list] = {
+      "export": [command.out],
+      "train": [command.profile],
+      "compile": [command.topology, command.as_json],
+    }
+    return getattr(module, command.mode)(
+      command.config, command.workdir, *more.get(command.mode, [])
+    )
   except Exception as error:
     code = exit_code(error)
     if code is None or "--debug" in argv:

@@ -37,17 +37,21 @@ def start_params(config: ConfigDict, policy: build.Policy) -> tuple[Any, Any]:
   return jax.tree.map(lambda x: x.astype(jnp.float32), trained), frozen
 
 
-def place_state(state: Any, policy: build.Policy) -> Any:
-  """Places a training state: whatever mirrors a parameter lies as it does, the
-  rest is whole on every device."""
+def state_shardings(state: Any, policy: build.Placed) -> Any:
+  """Where a training state lies: whatever mirrors a parameter as it does, the
+  rest whole on every device."""
   whole = replicated(policy.mesh)
 
-  def place(path: Any, leaf: Any) -> Any:
+  def place(path: Any, _: Any) -> Any:
     names = [key.key for key in path if isinstance(key, DictKey)]
-    where = policy.placements.get("/".join(map(str, names)), whole)
-    return put(leaf, where)
+    return policy.placements.get("/".join(map(str, names)), whole)
 
   return jax.tree_util.tree_map_with_path(place, state)
+
+
+def place_state(state: Any, policy: build.Placed) -> Any:
+  """Puts a training state where `state_shardings` says."""
+  return put(state, state_shardings(state, policy))
 
 
 def abstract(tree: Any) -> Any:

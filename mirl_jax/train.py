@@ -23,7 +23,7 @@ from mirl_jax.learning import credit
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state, roles
 from mirl_jax.learning.update import build_update
-from mirl_jax.parallel.mesh import batch_sharding, data_shards, replicated
+from mirl_jax.parallel.mesh import batch_sharding, data_shards
 from mirl_jax.parallel.processes import (
   agreed,
   on_host,
@@ -31,6 +31,7 @@ from mirl_jax.parallel.processes import (
   own_part,
   put_rows,
 )
+from mirl_jax.programs import jit_update
 from mirl_jax.rewards.assess import heard_mean
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import complete_trajectories, samples
@@ -154,16 +155,7 @@ def _train(
     ema=scorer == "ema",
   )
   state = place_state(state, policy)
-  update = jax.jit(
-    pure_update,
-    donate_argnums=0,
-    # Left to itself the compiler may spread results less than arguments.
-    out_shardings=(
-      jax.tree.map(lambda x: x.sharding, state),
-      replicated(policy.mesh),
-      batch_sharding(policy.mesh),
-    ),
-  )
+  update = jit_update(pure_update, state, policy)
   if resumed is not None:
     state, _ = checkpoints.restore(resumed, abstract(state))
     data.set_state(meta["data"])

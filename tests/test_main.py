@@ -134,16 +134,29 @@ def test_a_mode_gets_the_config_and_the_workdir(monkeypatch, mode):
   called = []
   module = main.importlib.import_module(main.MODES[mode])
   monkeypatch.setattr(module, mode, lambda *given: called.append(given) or 7)
-  argv = [f"--mode={mode}", "--config.seed=5", "--workdir=here"]
-  if mode == "export":
-    argv.append("--out=there")
-  if mode == "train":
-    argv.append("--profile=2:4")
+  flags, more = {
+    "export": (["--out=there"], ["there"]),
+    "train": (["--profile=2:4"], [(2, 4)]),
+    "compile": (["--topology=cpu:2", "--json"], ["cpu:2", True]),
+  }.get(mode, ([], []))
+  argv = [f"--mode={mode}", "--config.seed=5", "--workdir=here", *flags]
   assert main.run(argv) == 7
   config, *rest = called[0]
   assert config.seed == 5
-  more = {"export": ["there"], "train": [(2, 4)]}
-  assert rest == ["here", *more.get(mode, [])]
+  assert rest == ["here", *more]
+
+
+def test_processes_join_before_the_mode_runs(monkeypatch):
+  order = []
+  module = main.importlib.import_module("mirl_jax.parallel.processes")
+  monkeypatch.setattr(module, "join", order.append)
+  train = main.importlib.import_module(main.MODES["train"])
+  monkeypatch.setattr(train, "train", lambda *given: order.append("train") or 0)
+  assert main.run(["--processes=here:1,2,0"]) == 0
+  assert order == ["here:1,2,0", "train"]
+  order.clear()
+  assert main.run([]) == 0
+  assert order == ["train"]
 
 
 @pytest.mark.parametrize("mode", ["eval", "export"])

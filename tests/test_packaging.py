@@ -175,7 +175,7 @@ def test_shell_blocks_and_scripts_parse():
   scripts = re.findall(r"^```bash\n(.*?)^```$", README, re.M | re.S)
   assert len(scripts) >= 6
   files = [ROOT / ".ci" / "run", *(ROOT / "launch").glob("*.sh")]
-  assert len(files) == 3
+  assert len(files) == 4
   for file in files:
     assert file.stat().st_mode & 0o111, f"{file} is not executable"
     scripts.append(file.read_text("utf-8"))

@@ -71,7 +71,7 @@ def spec(
   axes: tuple[str | None, ...],
   shape: tuple[int, ...],
   mesh: Mesh | AbstractMesh,
-  units: Mapping[str | None, int] = MappingProxyType({}),
+  units: Mapping[str, int] = MappingProxyType({}),
 ) -> P:
   """Where a parameter with these logical axes lies.
 
@@ -93,7 +93,7 @@ def spec(
     if name not in RULES:
       raise ValueError(f"logical axis {name!r} has no rule; add it to RULES")
     axis = RULES[name]
-    count = size // units.get(name, 1)
+    count = size // units.get(name or "", 1)
     fits = axis not in (None, *placed) and count % mesh.shape[axis] == 0
     placed.append(axis if fits else None)
   return P(*placed)
@@ -126,6 +126,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
   """The same on every device."""
   return NamedSharding(mesh, P())
+
+
+def spread(x: jax.Array, mesh: AbstractMesh | None) -> jax.Array:
+  """Pins activations [B, …] to the data axes, whole on the others.
+
+  A compiler that is left to itself may follow the parameters' cuts and move
+  activations, of which there are more. Inside of the sampler's `shard_map` the
+  questions are cut already; what does not divide stays as it is.
+  """
+  if mesh is None or mesh.size == 1 or x.shape[0] % data_shards(mesh):
+    return x
+  if jax.sharding.get_abstract_mesh().manual_axes:
+    return x
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, BATCH))
 
 
 def data_shards(mesh: Mesh | AbstractMesh) -> int:

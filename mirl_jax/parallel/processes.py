@@ -66,8 +66,8 @@ def own_rows(mesh: Mesh, count: int) -> list[int]:
   if jax.process_count() == 1:
     return list(range(count))
   cuts = batch_sharding(mesh).addressable_devices_indices_map((count,))
-  rows = {row for (cut,) in cuts.values() for row in range(count)[cut]}
-  return sorted(rows)
+  rows = np.arange(count)
+  return sorted({int(row) for cut in cuts.values() for row in rows[cut]})
 
 
 def put(tree: Any, shardings: Any) -> Any:

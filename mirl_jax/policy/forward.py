@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mirl_jax.parallel.mesh import spread
 from mirl_jax.policy.attention import Segment, attend, segment
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.families import family
@@ -77,11 +78,11 @@ def embed_prompts(
   remat: str = "none",
 ) -> Embedded:
   """Runs the vision tower and puts its features where they belong."""
-  x = embed_tokens(params["text"], prompts.tokens, dtype)
+  x = spread(embed_tokens(params["text"], prompts.tokens, dtype), config.mesh)
   if prompts.patches.shape[1] == 0:
     return Embedded(x)
   features = family(config).encode_images(
-    params["vision"], config.vision, prompts, dtype, remat
+    params["vision"], config.vision, prompts, dtype, remat, config.mesh
   )
   return Embedded(
     place_features(x, features.tokens, prompts.image_slot),
@@ -130,7 +131,7 @@ def _run_blocks(
       return read(q, k, v)
 
     x = block.apply({"params": layer}, x, turn, read_and_keep)
-    return x, made[0]
+    return spread(x, config.mesh), made[0]
 
   one = rematerialise(apply, remat)
 
@@ -295,7 +296,7 @@ def tree_hidden(
     position = (start[..., None] + jnp.arange(t)).reshape(b, r * t)
     positions.append(text_positions(position))
     sizes.append(r * t)
-  x = jnp.concatenate(xs, axis=1)
+  x = spread(jnp.concatenate(xs, axis=1), config.mesh)
   turn = text_turn(config, jnp.concatenate(positions, axis=2))
   borders = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
   prompt_mask = prompts.mask[:, None]

@@ -7,6 +7,7 @@ program in two.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import keystr
 
 from mirl_jax.information.estimators import MI, score_nodes
 from mirl_jax.parallel.mesh import BATCH, DATA_AXES
@@ -50,12 +52,30 @@ def _mark_kept(level: Level, index: jax.Array) -> Level:
   return dataclasses.replace(level, kept=kept.reshape(b, k, f))
 
 
+# Weights that a layer itself takes in the activations' dtype.
+_CAST = re.compile(r"(kernel|lora_[ab]|text/embed/embedding)$")
+
+
+def _cast(roles: Roles, dtype: Any) -> Roles:
+  """The large weights in the dtype that they are computed with.
+
+  Every device gathers them: as bfloat16 they are half as large.
+  """
+
+  def one(path: Any, x: jax.Array) -> jax.Array:
+    name = keystr(path, simple=True, separator="/")
+    return x.astype(dtype) if _CAST.search(name) else x
+
+  return jax.tree_util.tree_map_with_path(one, roles)
+
+
 class Rollout:
   """A program, compiled once per shape of its inputs.
 
   Attributes:
     program: the stages.
-    compiles: how often a device program was traced.
+    parts: the jitted device programs, cut where the host decides.
+    compiles: how often one was traced.
   """
 
   def __init__(
@@ -69,7 +89,7 @@ class Rollout:
   ):
     self.program = program
     self.compiles = 0
-    self._parts = [
+    self.parts = [
       self._compile(config, part, stops, mesh, mi, dtype)
       for part in cut(program)
     ]
@@ -92,7 +112,7 @@ class Rollout:
       host_score: scores [B, R] of the last level for a host-decided Keep.
     """
     carry: Carry | None = None
-    for number, part in enumerate(self._parts):
+    for number, part in enumerate(self.parts):
       scores = None
       if number > 0:
         if host_score is None or carry is None:
@@ -200,4 +220,8 @@ class Rollout:
       axis_names=set(DATA_AXES),
       check_vma=False,
     )
-    return jax.jit(sharded)
+
+    def program(roles: Roles, *rest: Any) -> Carry:
+      return sharded(_cast(roles, dtype), *rest)
+
+    return jax.jit(program)

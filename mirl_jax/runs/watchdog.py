@@ -37,7 +37,8 @@ class Watchdog:
     self._report = report or self._print
     self._lock = threading.Lock()
     self._end = threading.Event()
-    self._phase, self._questions = "start", ()
+    self._phase = "start"
+    self._questions: tuple[str, ...] = ()
     self._began = self._told = clock()
     self._thread: threading.Thread | None = None
 

@@ -14,94 +14,63 @@ from mirl_jax.policy.decode import decode_step, empty_cache
 from mirl_jax.policy.families import from_hf
 from mirl_jax.policy.forward import prefill, tree_hidden
 from mirl_jax.policy.logprobs import token_logprobs
+from mirl_jax.policy.published import CONFIGS, published_config
 
-QWEN = Path(__file__).parents[3] / "shared" / "data" / "qwen"
 SHAPE = ((1, 4, 6), (2, 2, 5))
-
-
-# What the published configs say; the 8B's file is in the shared data.
-# width, layers, heads, kv heads, mlp, tied; depth, width, mlp, deep blocks.
-QWEN3 = {
-  "qwen3-2b": (2048, 28, 16, 8, 6144, True, 24, 1024, 4096, (5, 11, 17)),
-  "qwen3-4b": (2560, 36, 32, 8, 9728, True, 24, 1024, 4096, (5, 11, 17)),
-  "qwen3-32b": (5120, 64, 64, 8, 25600, False, 27, 1152, 4304, (8, 16, 24)),
-}
-# Sizes of the other Qwen2.5-VL: width, layers, heads, kv heads, mlp.
-QWEN25 = {
-  "32b": (5120, 64, 40, 8, 27648, 3456),
-  "72b": (8192, 80, 64, 8, 29568, 3456),
-}
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "qwen"
 # Parameters that the hub counts, in thousands of millions.
 BILLIONS = {
-  "3b": 3.755,
-  "7b": 8.292,
-  "32b": 33.453,
-  "72b": 73.411,
-  "qwen3-2b": 2.128,
-  "qwen3-4b": 4.438,
-  "qwen3-8b": 8.767,
-  "qwen3-32b": 33.357,
+  "Qwen/Qwen2.5-VL-3B-Instruct": 3.755,
+  "Qwen/Qwen2.5-VL-7B-Instruct": 8.292,
+  "Qwen/Qwen2.5-VL-32B-Instruct": 33.453,
+  "Qwen/Qwen2.5-VL-72B-Instruct": 73.411,
+  "Qwen/Qwen3-VL-2B-Instruct": 2.128,
+  "Qwen/Qwen3-VL-4B-Instruct": 4.438,
+  "Qwen/Qwen3-VL-8B-Instruct": 8.767,
+  "Qwen/Qwen3-VL-32B-Instruct": 33.357,
+}
+# A published config.json, and what changes its sizes to the model's.
+FILES = {
+  "Qwen/Qwen2.5-VL-7B-Instruct": ("qwen2.5-vl-7b-instruct/config.json", None),
+  "Qwen/Qwen2.5-VL-3B-Instruct": (
+    "qwen2.5-vl-7b-instruct/config.json",
+    "param_tables/qwen2.5-vl-3b.hparams.json",
+  ),
+  "Qwen/Qwen3-VL-8B-Instruct": ("qwen3-vl-embedding-8b/config.json", None),
 }
 
 
-def qwen_config(size):
-  if not QWEN.is_dir():
-    pytest.skip(f"no {QWEN}")
-  if size.startswith("qwen3"):
-    file = QWEN / "qwen3-vl-embedding-8b" / "config.json"
-    config = json.loads(file.read_text())
-    if size in QWEN3:
-      w, layers, heads, kv, mlp, tied, depth, tower, tower_mlp, deep = QWEN3[
-        size
-      ]
-      config["tie_word_embeddings"] = tied
-      config["text_config"] |= {
-        "hidden_size": w,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv,
-        "intermediate_size": mlp,
-      }
-      config["vision_config"] |= {
-        "depth": depth,
-        "hidden_size": tower,
-        "intermediate_size": tower_mlp,
-        "out_hidden_size": w,
-        "deepstack_visual_indexes": [*deep],
-      }
-    return from_hf(config)
-  file = QWEN / "qwen2.5-vl-7b-instruct" / "config.json"
-  config = json.loads(file.read_text())
-  if size == "3b":
-    file = QWEN / "param_tables" / "qwen2.5-vl-3b.hparams.json"
-    config |= json.loads(file.read_text())
-  if size in QWEN25:
-    w, layers, heads, kv, mlp, tower_mlp = QWEN25[size]
-    config |= {
-      "hidden_size": w,
-      "num_hidden_layers": layers,
-      "num_attention_heads": heads,
-      "num_key_value_heads": kv,
-      "intermediate_size": mlp,
-    }
-    config["vision_config"] |= {
-      "out_hidden_size": w,
-      "intermediate_size": tower_mlp,
-    }
-  return from_hf(config)
+@pytest.mark.parametrize("name", FILES)
+def test_sizes_are_those_of_the_published_file(name):
+  if not SHARED.is_dir():
+    pytest.skip(f"no {SHARED}")
+  file, changes = FILES[name]
+  config = json.loads((SHARED / file).read_text())
+  if changes:
+    config |= json.loads((SHARED / changes).read_text())
+  assert published_config(name) == from_hf(config)
 
 
-@pytest.mark.parametrize("size", BILLIONS)
-def test_parameter_counts_are_the_hubs(size):
-  params = abstract_params(qwen_config(size))
-  assert count_params(params) / 1e9 == pytest.approx(BILLIONS[size], abs=6e-4)
+def test_another_name_is_refused():
+  with pytest.raises(ValueError, match="'Qwen/Qwen9' is neither a directory"):
+    published_config("Qwen/Qwen9")
 
 
-@pytest.mark.parametrize("size", ["3b", "7b", "qwen3-8b"])
-def test_full_size_models_have_the_right_shapes(size):
-  config = qwen_config(size)
+def test_all_are_counted():
+  assert BILLIONS.keys() == CONFIGS.keys()
+
+
+@pytest.mark.parametrize("name", BILLIONS)
+def test_parameter_counts_are_the_hubs(name):
+  params = abstract_params(published_config(name))
+  assert count_params(params) / 1e9 == pytest.approx(BILLIONS[name], abs=6e-4)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_full_size_models_have_the_right_shapes(name):
+  config = published_config(name)
   params = abstract_params(config)
-  sizes = {"patch": 2, "window": 16} if size in "3b 7b" else {"patch": 2}
+  sizes = {"patch": 2, "window": 16} if "2.5" in name else {"patch": 2}
   small = dataclasses.replace(
     config,
     vision=dataclasses.replace(config.vision, **sizes),

@@ -164,7 +164,7 @@ def test_one_trace_serves_every_batch_of_a_shape(three, roles):
 
 def test_the_device_program_never_asks_the_host(three, roles):
   engine, _ = three
-  (part,) = engine._parts
+  (part,) = engine.parts
   args = (roles, tiny.random_prompts(CONFIG, 9), views_of(9))
   text = part.lower(*args, jax.random.key(9), None, None).as_text()
   assert "while" in text  # the decode loops are in it

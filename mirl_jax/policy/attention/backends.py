@@ -145,8 +145,8 @@ def _by_kernel(
   rows = query.reshape(b, groups, fanout, t, kv_heads, repeat, dim)
   rows = rows.transpose(0, 1, 4, 5, 2, 3, 6)
   rows = rows.reshape(b, groups, kv_heads, repeat, fanout * t, dim)
-  run = functools.partial(KERNELS[name].attend, causal=causal)
-  run = _per_device(run, mesh, query, kv_heads, repeat)
+  attend = functools.partial(KERNELS[name].attend, causal=causal)
+  run = _per_device(attend, mesh, query, kv_heads, repeat)
   out, lse = run(rows, keys, values, mask)
   # What a kernel makes of a segment without any key is its own affair.
   some = jnp.any(mask, axis=-1)[:, :, None, None, None]

@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import AbstractMesh
 from jaxtyping import Array
 
+from mirl_jax.parallel.mesh import spread
 from mirl_jax.policy.configs import (
   VisionConfig,
   VLMConfig,
@@ -178,6 +180,7 @@ def encode_images(
   prompts: Prompts,
   dtype: Any = jnp.float32,
   remat: str = "none",
+  mesh: AbstractMesh | None = None,
 ) -> Features:
   """Visual tokens of every merged slot, padded slots included.
 
@@ -188,15 +191,17 @@ def encode_images(
     dtype: of the activations.
     remat: what the backward pass computes again (see remat.py), by block or
       regular group of blocks.
+    mesh: over which the pictures are cut.
   """
   embed = Dense(config.width, (None, "embed"), bias=False)
   patches = prompts.patches.astype(dtype)
-  x = embed.apply({"params": params["patch_embed"]}, patches)
+  x = spread(embed.apply({"params": params["patch_embed"]}, patches), mesh)
   turn = vision_rotation(prompts.patch_hw, config.width // config.heads)
   block = VisionBlock(config)
 
   def apply(x: Array, layer: dict, full: bool) -> Array:
-    return block.apply({"params": layer}, x, turn, prompts.patch_image, full)
+    x = block.apply({"params": layer}, x, turn, prompts.patch_image, full)
+    return spread(x, mesh)
 
   period = _period(config)
   blocks = params["blocks"]

@@ -14,8 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import AbstractMesh
 from jaxtyping import Array, Float, Int
 
+from mirl_jax.parallel.mesh import spread
 from mirl_jax.policy.configs import (
   VisionConfig,
   VLMConfig,
@@ -236,6 +238,7 @@ def encode_images(
   prompts: Prompts,
   dtype: Any = jnp.float32,
   remat: str = "none",
+  mesh: AbstractMesh | None = None,
 ) -> Features:
   """Visual tokens and DeepStack features of every merged slot.
 
@@ -245,10 +248,11 @@ def encode_images(
     prompts: whose patches.
     dtype: of the activations.
     remat: what the backward pass computes again, see remat.py.
+    mesh: over which the pictures are cut.
   """
   embed = Dense(config.width, (None, "embed"))
   patches = prompts.patches.astype(dtype)
-  x = embed.apply({"params": params["patch_embed"]}, patches)
+  x = spread(embed.apply({"params": params["patch_embed"]}, patches), mesh)
   x += interpolate_positions(
     params["positions"]["embedding"], prompts.patch_hw, prompts.patch_grid
   ).astype(dtype)
@@ -256,9 +260,10 @@ def encode_images(
   deep_count = len(config.deep_blocks)
 
   def apply(x: Array, layer: dict) -> Array:
-    return VisionBlock(config).apply(
+    x = VisionBlock(config).apply(
       {"params": layer}, x, turn, prompts.patch_image
     )
+    return spread(x, mesh)
 
   one = rematerialise(apply, remat)
   # States are kept in slots of the carry: as outputs of the scan they would be

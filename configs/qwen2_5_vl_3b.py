@@ -1,0 +1,28 @@
+"""MIRL for Qwen2.5-VL-3B, on slices that it was compiled for.
+
+    python -m mirl_jax.main --config=configs/qwen2_5_vl_3b.py:SLICE \\
+      --config.policy.path=DIR --config.data.train=DIR
+"""
+
+from mirl_jax.full_size import full_size
+
+SLICES = {
+  "v5e-4x4": {
+    "mesh": "fsdp:4,tensor:4",
+    "loss.micro_batches": 16,
+    "train.sample_parts": 4,
+  },
+  "v6e-1x1": {
+    "mesh": "data:1",
+    "policy.train.vision": "frozen",
+    "policy.train.merger": "frozen",
+    "policy.train.text": "lora",
+    "loss.micro_batches": 64,
+    "train.sample_parts": 16,
+    "eval.batch": 8,
+  },
+}
+
+
+def get_config(name=""):
+  return full_size("Qwen/Qwen2.5-VL-3B-Instruct", SLICES, name)

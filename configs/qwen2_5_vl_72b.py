@@ -1,0 +1,15 @@
+"""MIRL for Qwen2.5-VL-72B, on slices that it was compiled for.
+
+    python -m mirl_jax.main --config=configs/qwen2_5_vl_72b.py:SLICE \\
+      --config.policy.path=DIR --config.data.train=DIR
+"""
+
+from mirl_jax.full_size import full_size
+
+SLICES = {
+  "v5p-4x4x8": {"mesh": "fsdp:16,tensor:8", "loss.micro_batches": 4},
+}
+
+
+def get_config(name=""):
+  return full_size("Qwen/Qwen2.5-VL-72B-Instruct", SLICES, name)

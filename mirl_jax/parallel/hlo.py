@@ -1,0 +1,383 @@
+"""What a compiled program does on one device, read from its HLO text.
+
+XLA's own cost analysis counts the body of a loop once. Here every computation
+is counted as often as it runs: a loop's body as often as its condition's
+constant says, which is exact for scans and the most there can be for a loop
+that may end early (decoding).
+"""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
+COLLECTIVES = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "collective-permute",
+  "collective-broadcast",
+  "ragged-all-to-all",
+)
+# Instructions that move nothing by themselves.
+_FREE = {
+  "parameter",
+  "constant",
+  "tuple",
+  "get-tuple-element",
+  "bitcast",
+  "while",
+  "call",
+  "conditional",
+  "after-all",
+  "partition-id",
+  "replica-id",
+  "opt-barrier",
+  "iota",
+}
+_INSTRUCTION = re.compile(
+  r"^\s*(?P<root>ROOT )?%(?P<name>[\w.\-]+) = (?P<type>.*?) "
+  r"(?P<op>[a-z][\w\-]*)\((?P<rest>.*)$"
+)
+_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%(?P<name>[\w.\-]+) \(.*\{$")
+_ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?")
+
+
+@dataclass(frozen=True)
+class Shape:
+  """One array: its sizes, bytes, and whether it lies in HBM."""
+
+  dims: tuple[int, ...]
+  bytes: int
+  in_hbm: bool
+
+
+def _shapes(text: str) -> list[Shape]:
+  found = []
+  for kind, dims, layout in _ARRAY.findall(text):
+    bits = _BITS.get(kind) or int((re.findall(r"\d+", kind) or ["0"])[0])
+    sizes = tuple(int(n) for n in dims.split(",") if n)
+    size = math.prod(sizes) * bits // 8
+    # S(n) names a memory other than HBM: a TPU's on-chip one.
+    found.append(Shape(sizes, size, "S(" not in layout))
+  return found
+
+
+@dataclass
+class Instruction:
+  """One line of a computation."""
+
+  name: str
+  op: str
+  shapes: list[Shape]
+  operands: list[str]
+  text: str
+  root: bool
+
+  @property
+  def bytes(self) -> int:
+    return sum(shape.bytes for shape in self.shapes if shape.in_hbm)
+
+  def attribute(self, name: str) -> str | None:
+    """The word behind `name=`, without its percent sign."""
+    found = re.search(rf"\b{name}=%?([\w.\-]+)", self.text)
+    return found[1] if found else None
+
+
+Computation = dict[str, Instruction]
+
+
+@dataclass
+class Module:
+  """Computations by name, and which of them is run."""
+
+  computations: dict[str, Computation] = field(default_factory=dict)
+  entry: str = ""
+
+
+def _operands(rest: str) -> tuple[str, str]:
+  """What stands between an opcode's parentheses, and what follows."""
+  depth = 1
+  for at, letter in enumerate(rest):
+    depth += (letter == "(") - (letter == ")")
+    if depth == 0:
+      return rest[:at], rest[at + 1 :]
+  return rest, ""
+
+
+def parse(text: str) -> Module:
+  """Reads `compiled.as_text()`."""
+  module, current = Module(), None
+  for line in text.splitlines():
+    begins = _COMPUTATION.match(line)
+    if begins:
+      current = module.computations.setdefault(begins["name"], {})
+      if begins["entry"]:
+        module.entry = begins["name"]
+      continue
+    found = _INSTRUCTION.match(line)
+    if found is None or current is None:
+      continue
+    inside, after = _operands(found["rest"])
+    current[found["name"]] = Instruction(
+      found["name"],
+      found["op"],
+      _shapes(found["type"]),
+      re.findall(r"%([\w.\-]+)", inside),
+      f"{inside} {after}",
+      bool(found["root"]),
+    )
+  return module
+
+
+def _called(instruction: Instruction) -> Iterator[str]:
+  """Computations that run with an instruction, loops apart."""
+  for name in ("calls", "to_apply"):
+    found = instruction.attribute(name)
+    if found:
+      yield found
+  branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.text)
+  if branches:
+    yield from re.findall(r"%([\w.\-]+)", branches[1])
+
+
+def trip_count(module: Module, loop: Instruction) -> int:
+  """How often a loop's body runs at most.
+
+  The compiler's own number where it knows one; else the largest whole constant
+  that the condition compares with.
+
+  Raises:
+    ValueError: where the condition holds none.
+  """
+  known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text)
+  if known:
+    return int(known[1])
+  found: list[int] = []
+  todo = [loop.attribute("condition") or ""]
+  while todo:
+    for instruction in module.computations.get(todo.pop(), {}).values():
+      todo += _called(instruction)
+      if instruction.op == "constant" and instruction.shapes[0].dims == ():
+        value = re.match(r"(-?\d+)\s", instruction.text)
+        found += [int(value[1])] if value else []
+  if not found:
+    raise ValueError(f"the loop {loop.name} has no constant bound")
+  return max(found)
+
+
+def _window(text: str) -> dict[str, list[tuple[int, ...]]]:
+  """Fields of `window={size=4x2 stride=3x1 pad=0_1x0_0 …}`."""
+  found = re.search(r"window=\{([^}]*)\}", text)
+  fields = {}
+  for part in found[1].split() if found else []:
+    name, _, value = part.partition("=")
+    fields[name] = [
+      tuple(int(n) for n in dim.split("_")) for dim in value.split("x")
+    ]
+  return fields
+
+
+def _valid(
+  output: int, size: int, stride: int, pad: int, base: int, spread: int, n: int
+) -> int:
+  """Products along one spatial dimension: positions of the window, over all
+  outputs, that fall on an element and neither on padding nor on a gap."""
+  count = 0
+  for o in range(output):
+    for k in range(size):
+      at = o * stride + k * spread - pad
+      count += at % base == 0 and 0 <= at // base < n
+  return count
+
+
+def _convolution(output: Shape, left: Shape, right: Shape, text: str) -> int:
+  """Multiply-adds times two."""
+  labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", text)
+  assert labels is not None
+  lhs, rhs, out = labels.groups()
+  window = _window(text)
+  batches = re.search(r"batch_group_count=(\d+)", text)
+  total = 2 * right.dims[rhs.index("i")]
+  total *= output.dims[out.index("b")] * output.dims[out.index("f")]
+  spatial = sorted(letter for letter in out if letter.isdigit())
+  for number, letter in enumerate(spatial):
+
+    def of(name: str, default: int, number: int = number) -> int:
+      return window[name][number][0] if name in window else default
+
+    total *= _valid(
+      output.dims[out.index(letter)],
+      right.dims[rhs.index(letter)],
+      of("stride", 1),
+      of("pad", 0),
+      of("lhs_dilate", 1),
+      of("rhs_dilate", 1),
+      left.dims[lhs.index(letter)],
+    )
+  return total // int(batches[1] if batches else 1)
+
+
+def _dot(output: Shape, left: Shape, text: str) -> int:
+  found = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", text)
+  contracted = [int(n) for n in (found[1] if found else "").split(",") if n]
+  return (
+    2 * math.prod(output.dims) * math.prod(left.dims[i] for i in contracted)
+  )
+
+
+def _flops(instruction: Instruction, inside: Computation) -> int:
+  if instruction.op not in ("dot", "convolution"):
+    return 0
+  left, right = (inside[name].shapes[0] for name in instruction.operands[:2])
+  if instruction.op == "dot":
+    return _dot(instruction.shapes[0], left, instruction.text)
+  return _convolution(instruction.shapes[0], left, right, instruction.text)
+
+
+def group_size(text: str, devices: int) -> int:
+  """Of the devices that a collective joins."""
+  listed = re.search(r"replica_groups=\[\d+,(\d+)\]", text)
+  if listed:
+    return int(listed[1])
+  named = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", text)
+  if named:
+    sizes = dict(re.findall(r"'([^']*)'=(\d+)", named[1]))
+    return math.prod(int(sizes[x]) for x in re.findall(r"'([^']*)'", named[2]))
+  explicit = re.search(r"replica_groups=\{\{([\d,]*)\}", text)
+  return len(explicit[1].split(",")) if explicit else devices
+
+
+def collective(instruction: Instruction) -> str | None:
+  """The kind of a collective, None for anything else and for the second half
+  of one that is cut in two."""
+  op = instruction.op.removesuffix("-start")
+  return op if op in COLLECTIVES else None
+
+
+def sent(kind: str, instruction: Instruction, devices: int) -> int:
+  """Bytes that each device sends, with the usual ring algorithms."""
+  size = max((shape.bytes for shape in instruction.shapes), default=0)
+  if len(instruction.shapes) > 1 and not instruction.op.endswith("-start"):
+    size = sum(shape.bytes for shape in instruction.shapes)
+  if kind in ("collective-permute", "collective-broadcast"):
+    return size
+  n = group_size(instruction.text, devices)
+  factor = {"all-reduce": 2, "reduce-scatter": n}.get(kind, 1)
+  return factor * size * (n - 1) // n
+
+
+def _accessed(fused: Computation, number: int) -> int | None:
+  """Bytes that a fusion reads of its operand where it takes slices of it only;
+  None where it reads all."""
+  name = next(
+    (
+      i.name
+      for i in fused.values()
+      if i.op == "parameter" and i.text.startswith(f"{number} ")
+    ),
+    None,
+  )
+  users = [i for i in fused.values() if name in i.operands]
+  total = 0
+  for user in users:
+    if user.op in ("dynamic-slice", "slice", "gather"):
+      total += user.bytes
+    elif user.op == "dynamic-update-slice" and user.operands[0] == name:
+      total += fused[user.operands[1]].bytes
+    else:
+      return None
+  return total if users else 0
+
+
+def _traffic(
+  instruction: Instruction, inside: Computation, module: Module
+) -> int:
+  """Bytes from and to HBM of one instruction that is not fused."""
+  if instruction.op in _FREE or instruction.op.endswith("-done"):
+    return 0
+  operands = [inside[n] for n in instruction.operands if n in inside]
+  if instruction.op in ("dynamic-slice", "slice", "gather"):
+    return 2 * instruction.bytes
+  if instruction.op == "dynamic-update-slice":
+    return 2 * operands[1].bytes
+  written = instruction.bytes
+  fused = module.computations.get(instruction.attribute("calls") or "")
+  if instruction.op != "fusion" or fused is None:
+    return written + sum(x.bytes for x in operands)
+  root = next((i for i in fused.values() if i.root), None)
+  if root is not None and root.op == "dynamic-update-slice":
+    written = fused[root.operands[1]].bytes
+  read = 0
+  for number, operand in enumerate(operands):
+    part = _accessed(fused, number)
+    read += operand.bytes if part is None else min(part, operand.bytes)
+  return written + read
+
+
+@dataclass(frozen=True)
+class Cost:
+  """What one device does in one run of a program.
+
+  Attributes:
+    flops: of matrix products.
+    bytes: from and to HBM.
+    collectives: how many run, by kind.
+    sent: bytes that they send, by kind.
+    kernels: custom calls that say nothing of their operations.
+  """
+
+  flops: int
+  bytes: int
+  collectives: dict[str, int]
+  sent: dict[str, int]
+  kernels: int
+
+
+def cost(text: str, devices: int) -> Cost:
+  """Reads the cost of a program from its text.
+
+  Args:
+    text: `compiled.as_text()`.
+    devices: of the mesh.
+
+  Raises:
+    ValueError: as `trip_count`.
+  """
+  module = parse(text)
+  flops = moved = kernels = 0
+  runs: Counter[str] = Counter()
+  bytes_sent: dict[str, int] = defaultdict(int)
+
+  def visit(name: str, times: int, fused: bool) -> None:
+    nonlocal flops, moved, kernels
+    inside = module.computations.get(name, {})
+    for instruction in inside.values():
+      flops += times * _flops(instruction, inside)
+      kind = collective(instruction)
+      if kind:
+        runs[kind] += times
+        bytes_sent[kind] += times * sent(kind, instruction, devices)
+        continue
+      if instruction.op == "while":
+        count = trip_count(module, instruction)
+        for part in ("condition", "body"):
+          visit(instruction.attribute(part) or "", times * count, fused)
+        continue
+      if instruction.op == "custom-call":
+        told = re.search(r'"flops":"?(\d+)', instruction.text)
+        flops += times * int(told[1]) if told else 0
+        kernels += (
+          'custom_call_target="tpu_custom_call"' in (instruction.text)
+          and not told
+        )
+      if not fused:
+        moved += times * _traffic(instruction, inside, module)
+      for part in _called(instruction):
+        visit(part, times, fused or instruction.op not in ("call",))
+
+  visit(module.entry, 1, False)
+  return Cost(flops, moved, dict(runs), dict(bytes_sent), kernels)
