@@ -80,7 +80,7 @@ def base() -> ConfigDict:
   c.guards.trust = False
 
   c.optimizer = ConfigDict()
-  c.optimizer.lr = 1e-4
+  c.optimizer.lr = 1.5e-4
   c.optimizer.schedule = "constant"
   c.optimizer.warmup = 0
   c.optimizer.end = 0.0

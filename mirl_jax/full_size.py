@@ -36,6 +36,8 @@ def full_size(
   c.policy.path = path
   c.policy.dtype = "bfloat16"
   c.policy.param_dtype = "bfloat16"
+  c.program.describe.fanout = 10
+  c.program.keep.k = 6
   c.program.describe.max_tokens = DESCRIPTION
   c.program.reason.max_tokens = REASONING
   c.program.reason.fanout = 2

@@ -1,11 +1,11 @@
 """MIRL with the credit that the evidence supports: the default.
 
     for each question (v, q):
-      d_1..d_N ~ π(· | v, q)                       N = 10 descriptions
+      d_1..d_N ~ π(· | v, q)                       N = 6 descriptions
       s_i = mean_t [log π0(d_it | v, q) - λ log π0(d_it | v0, q)]   λ = .8,
         π0 the frozen start, v0 a blank picture; a token that π0 finds less
         than a tenth as probable as its first choice earns nothing by it
-      keep the k = 6 descriptions with the highest s
+      keep the k = 4 descriptions with the highest s
       r_i ~ π(· | v, q, d_i)                       one reasoning each
       y_i = 1 if r_i's answer is right
       description advantage (all N): s less its mean over the N, in nats per
@@ -15,12 +15,12 @@
       clipped policy gradient on both, one step
 
 Source: arXiv 2605.01520 (screening by MI, decoupled credit). λ, the view, the
-mix, one child per kept description and the regressed baseline are ours. MI is
-left in nats: over its spread it would pay the last hair's breadth between ten
-equal descriptions as much as the gap between right and wrong, and was gamed.
-The scorer is frozen: scored by itself, a policy at three times the learning
-rate unlearned the prior's words together with what it saw
-(benchmarks/RESULTS.md).
+mix, one child per kept description and the regressed baseline are ours, and so
+is N/k: at equal tokens more, smaller steps won over the abstract's 10/6
+(benchmarks/RESULTS.md). MI is left in nats: over its spread it would pay the
+last hair's breadth between equal descriptions as much as the gap between right
+and wrong, and was gamed. The scorer is frozen: scored by itself, a policy at
+twice the learning rate unlearned the prior's words together with what it saw.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ def fragment() -> dict[str, Any]:
     "program": {
       "stages": ("describe", "keep", "reason"),
       "describe": {
-        "fanout": 10,
+        "fanout": 6,
         "max_tokens": 24,
         "stop": "</description>",
         "temperature": 1.0,
@@ -40,7 +40,7 @@ def fragment() -> dict[str, Any]:
         "top_k": 0,
         "halvings": 0,
       },
-      "keep": {"k": 6, "by": "mi"},
+      "keep": {"k": 4, "by": "mi"},
       "reason": {
         "fanout": 1,
         "max_tokens": 56,

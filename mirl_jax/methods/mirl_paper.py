@@ -25,6 +25,8 @@ from mirl_jax.methods import mirl
 def fragment() -> dict[str, Any]:
   """What the method sets."""
   values = mirl.fragment()
+  values["program"]["describe"]["fanout"] = 10
+  values["program"]["keep"]["k"] = 6
   values["program"]["reason"]["fanout"] = 2
   values["mi"].update(
     prior_weight=1.0, reduction="sum", scorer="reference", plausible=0.1
