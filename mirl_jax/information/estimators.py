@@ -20,8 +20,7 @@ from jaxtyping import Array, Bool, Float
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.forward import Nodes, tree_hidden
 from mirl_jax.policy.inputs import Prompts
-from mirl_jax.policy.logprobs import shape_logits, token_logprobs
-from mirl_jax.policy.text import head_logits
+from mirl_jax.policy.logprobs import Scored, token_logprobs
 
 VIEWS = ("removed", "blank", "masked", "other", "other_same_question")
 REDUCTIONS = ("mean", "sum")
@@ -167,27 +166,21 @@ def score_nodes(
   """
   tokens = levels[-1].tokens
 
-  def logprobs(prompts: Prompts) -> tuple[Array, Array]:
+  def scored(prompts: Prompts) -> Scored:
     hidden = tree_hidden(params, config, prompts, levels, dtype)[-1]
-    logprob, _ = token_logprobs(
-      params, hidden, tokens, mi.temperature, config.banned_tokens
+    return token_logprobs(
+      params, hidden, tokens, mi.temperature, config.banned_tokens, config.mesh
     )
-    return logprob, hidden
 
   implausible = None
   if sampler_logprobs is not None and mi.plausible == 0:
     clean = sampler_logprobs
   else:
-    clean, hidden = logprobs(prompts)
+    under_image = scored(prompts)
+    clean = under_image.logprob
     if mi.plausible > 0:
-      logits = shape_logits(
-        head_logits(params["text"], hidden),
-        mi.temperature,
-        config.banned_tokens,
-      )
-      peak = jnp.max(logits, axis=-1) - jax.nn.logsumexp(logits, axis=-1)
-      implausible = clean < peak + jnp.log(mi.plausible)
-  prior = jax.lax.map(lambda view: logprobs(view)[0], views)
+      implausible = clean < under_image.peak + jnp.log(mi.plausible)
+  prior = jax.lax.map(lambda view: scored(view).logprob, views)
   prior = mixture_logprobs(prior, mask)
   terms = _token_terms(clean, prior, implausible, mi)
   return {

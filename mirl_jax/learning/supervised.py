@@ -160,9 +160,13 @@ def supervised_loss(
   hidden = tree_hidden(
     params, config, batch.prompts, (level,), dtype, embedded=embedded
   )[0]
-  logprob, _ = token_logprobs(
-    params, hidden, level.tokens, banned=config.banned_tokens
-  )
+  logprob = token_logprobs(
+    params,
+    hidden,
+    level.tokens,
+    banned=config.banned_tokens,
+    mesh=config.mesh,
+  ).logprob
   weight = jnp.where(batch.mask, batch.weight, 0.0)
   nll = -jnp.sum(logprob[:, 0] * weight) / jnp.maximum(jnp.sum(weight), 1e-6)
   parts = {"sft/nll": nll}

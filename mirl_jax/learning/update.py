@@ -99,10 +99,11 @@ def score_tree(
       flat(level.tokens),
       stage.temperature,
       config.banned_tokens,
+      config.mesh,
     )
     for states, level, stage in zip(hidden, tree.levels, stages, strict=True)
   ]
-  return [s[0] for s in scored], [s[1] for s in scored]
+  return [s.logprob for s in scored], [s.entropy for s in scored]
 
 
 @dataclass(frozen=True)

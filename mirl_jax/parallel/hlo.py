@@ -38,6 +38,7 @@ _FREE = {
   "opt-barrier",
   "iota",
 }
+_ORDERS = ("LT", "LE", "GT", "GE")
 _INSTRUCTION = re.compile(
   r"^\s*(?P<root>ROOT )?%(?P<name>[\w.\-]+) = (?P<type>.*?) "
   r"(?P<op>[a-z][\w\-]*)\((?P<rest>.*)$"
@@ -144,11 +145,58 @@ def _called(instruction: Instruction) -> Iterator[str]:
     yield from re.findall(r"%([\w.\-]+)", branches[1])
 
 
+def _constant(
+  inside: Computation, name: str, given: dict[str, int]
+) -> int | None:
+  """The whole number that an operand always is, None for anything else.
+
+  Args:
+    inside: the computation.
+    name: of the operand.
+    given: numbers that the computation's parameters always are.
+  """
+  found = inside[name]
+  if found.op in ("copy", "bitcast", "convert", "reshape"):
+    return _constant(inside, found.operands[0], given)
+  if found.op == "parameter":
+    return given.get(name)
+  value = re.match(r"(-?\d+)\s", found.text)
+  scalar = found.op == "constant" and found.shapes[0].dims == ()
+  return int(value[1]) if scalar and value else None
+
+
+def _bounds(module: Module, name: str, given: dict[str, int]) -> Iterator[int]:
+  """Numbers N of every `counter < N` in a condition, inside of what it calls
+  too."""
+  inside = module.computations.get(name, {})
+  for instruction in inside.values():
+    values = [
+      _constant(inside, x, given) if x in inside else None
+      for x in instruction.operands
+    ]
+    if instruction.op == "compare":
+      direction = re.search(r"direction=(\w\w)", instruction.text)
+      kind = direction[1] if direction else ""
+      counter, bound = values if kind in ("LT", "LE") else values[::-1]
+      if kind in _ORDERS and counter is None and bound is not None:
+        yield bound + kind.endswith("E")
+    for called in _called(instruction):
+      parameters = {
+        i.name: value
+        for i in module.computations.get(called, {}).values()
+        if i.op == "parameter"
+        for number in [int(i.text.split()[0])]
+        for value in values[number : number + 1]
+        if value is not None
+      }
+      yield from _bounds(module, called, parameters)
+
+
 def trip_count(module: Module, loop: Instruction) -> int:
   """How often a loop's body runs at most.
 
-  The compiler's own number where it knows one; else the largest whole constant
-  that the condition compares with.
+  The compiler's own number where it knows one; else the N of the condition's
+  `counter < N`, which counts from 0.
 
   Raises:
     ValueError: where the condition holds none.
@@ -156,17 +204,10 @@ def trip_count(module: Module, loop: Instruction) -> int:
   known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text)
   if known:
     return int(known[1])
-  found: list[int] = []
-  todo = [loop.attribute("condition") or ""]
-  while todo:
-    for instruction in module.computations.get(todo.pop(), {}).values():
-      todo += _called(instruction)
-      if instruction.op == "constant" and instruction.shapes[0].dims == ():
-        value = re.match(r"(-?\d+)\s", instruction.text)
-        found += [int(value[1])] if value else []
+  found = [*_bounds(module, loop.attribute("condition") or "", {})]
   if not found:
     raise ValueError(f"the loop {loop.name} has no constant bound")
-  return max(found)
+  return min(found)
 
 
 def _window(text: str) -> dict[str, list[tuple[int, ...]]]:

@@ -128,16 +128,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, P())
 
 
+def own_questions(count: int, mesh: AbstractMesh | None) -> int:
+  """How many of a program's questions each device has.
+
+  Inside of the sampler's `shard_map` that is all that the program sees; what
+  does not divide is whole on every device.
+  """
+  if mesh is None or jax.sharding.get_abstract_mesh().manual_axes:
+    return count
+  shards = data_shards(mesh)
+  return count if count % shards else count // shards
+
+
 def spread(x: jax.Array, mesh: AbstractMesh | None) -> jax.Array:
   """Pins activations [B, …] to the data axes, whole on the others.
 
   A compiler that is left to itself may follow the parameters' cuts and move
-  activations, of which there are more. Inside of the sampler's `shard_map` the
-  questions are cut already; what does not divide stays as it is.
+  activations, of which there are more.
   """
-  if mesh is None or mesh.size == 1 or x.shape[0] % data_shards(mesh):
-    return x
-  if jax.sharding.get_abstract_mesh().manual_axes:
+  if mesh is None or own_questions(len(x), mesh) == len(x):
     return x
   return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, BATCH))
 

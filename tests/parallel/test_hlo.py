@@ -69,6 +69,24 @@ def test_a_loop_that_may_end_early_is_counted_to_its_bound():
   assert found.flops == 50 * 2 * ROWS * WIDTH**2
 
 
+def test_other_numbers_of_a_condition_are_no_bounds():
+  """Those that something but the counter is compared with, or that it is
+  multiplied with."""
+
+  def read(w, x, end):
+    def more(carry):
+      number, x = carry
+      live = jnp.sum(x > 0)
+      return (number < 5) & (number * 128 <= end[0]) & (live > 3)
+
+    return jax.lax.while_loop(
+      more, lambda carry: (carry[0] + 1, carry[1] @ w), (0, x)
+    )[1]
+
+  text = text_of(read, (WIDTH, WIDTH), (ROWS, WIDTH), (1,))
+  assert hlo.cost(text, 1).flops == 5 * 2 * ROWS * WIDTH**2
+
+
 def test_a_loop_without_a_bound_is_refused():
   text = text_of(
     lambda x: jax.lax.while_loop(lambda x: jnp.any(x < x[::-1]), jnp.sin, x),

@@ -351,7 +351,10 @@ def test_chunked_logprobs_equal_direct_ones(tied, temperature, budget):
     return chosen, -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
 
   def chunked(params, hidden):
-    return token_logprobs(params, hidden, tokens, temperature, banned, budget)
+    found = token_logprobs(
+      params, hidden, tokens, temperature, banned, budget=budget
+    )
+    return found.logprob, found.entropy
 
   def loss(function, *args):
     logprob, entropy = function(*args)

@@ -97,10 +97,10 @@ def test_full_size_models_have_the_right_shapes(name):
   for h, level in zip(hidden, levels, strict=True):
     assert h.shape == (*level.tokens.shape, text.width)
     assert h.dtype == jnp.bfloat16
-  logprob, _ = jax.eval_shape(
+  scored = jax.eval_shape(
     lambda p, h: token_logprobs(p, h, levels[0].tokens), params, hidden[0]
   )
-  assert logprob.shape == levels[0].tokens.shape
+  assert {x.shape for x in scored} == {levels[0].tokens.shape}
   ready = jax.eval_shape(
     lambda p, x: prefill(p, config, x, jnp.bfloat16), params, prompts
   )

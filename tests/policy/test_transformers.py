@@ -210,7 +210,7 @@ def test_text_only_batches_equal_transformers(case):
 def mean_logprob_gradient(params, config, prompts, levels, remat):
   def mean(params):
     hidden = tree_hidden(params, config, prompts, levels, remat=remat)
-    logprob, _ = token_logprobs(params, hidden[0], levels[0].tokens)
+    logprob = token_logprobs(params, hidden[0], levels[0].tokens).logprob
     mask = levels[0].mask
     return jnp.sum(jnp.where(mask, logprob, 0)) / jnp.sum(mask)
 

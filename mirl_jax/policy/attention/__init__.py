@@ -114,12 +114,12 @@ def _attend_backward(
   What is contracted over queries has them leading in the smaller operand,
   because XLA's CPU back end copies the first one transposed.
   """
-  del backend, mesh
+  del backend
   query, keys, values, masks, out, lse = saved
   inner = jnp.sum(d_out.astype(jnp.float32) * out, axis=-1, dtype=jnp.float32)
   order = _causal(len(keys), causal)
   made = [
-    backward_one(query, k, v, readable(mask, own), lse, d_out, inner)
+    backward_one(query, k, v, readable(mask, own), lse, d_out, inner, mesh)
     for k, v, mask, own in zip(keys, values, masks, order, strict=True)
   ]
   d_query = jnp.zeros(query.shape, jnp.float32)
@@ -158,7 +158,8 @@ def attend(
     causal: whether the last segment holds the queries' own tokens, G = R and
       S = T, of which each reads itself and earlier ones.
     backend: one of `backends.BACKENDS`.
-    mesh: that the compiler cuts the arrays over: a kernel has to be told.
+    mesh: that the compiler cuts the questions over: a kernel has to be told,
+      and what fits in memory is counted for a device.
 
   Returns:
     As one softmax over the concatenation of all readable keys.

@@ -91,9 +91,14 @@ def readable(mask: Bool[Array, "..."], causal: bool) -> Bool[Array, "..."]:
 
 
 def _plain(
-  query: Array, keys: Array, values: Array, mask: Array, causal: bool
+  query: Array,
+  keys: Array,
+  values: Array,
+  mask: Array,
+  causal: bool,
+  mesh: AbstractMesh | None,
 ) -> Part:
-  return plain.attend_one(query, keys, values, readable(mask, causal))
+  return plain.attend_one(query, keys, values, readable(mask, causal), mesh)
 
 
 def _per_device(
@@ -193,7 +198,7 @@ def attend_one(
   Raises:
     ValueError: where a kernel that is asked for cannot take these arrays.
   """
-  one = functools.partial(_plain, causal=causal)
+  one = functools.partial(_plain, causal=causal, mesh=mesh)
   arrays = (query, keys, values, mask)
   if backend == "xla":
     return one(*arrays)

@@ -6,11 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 from jaxtyping import Array, Bool
 
+from mirl_jax.parallel.mesh import own_questions
 from mirl_jax.policy.products import smaller_second
 
-# Most logits alive at a time, in one layer; more queries are taken in parts.
+# Most logits alive at a time, in one layer and on a device; more queries are
+# taken in parts.
 _BUDGET = 1 << 26
 MASKED = -1e30  # finite, so that a fully masked segment cannot make NaN
 
@@ -60,12 +63,16 @@ def _parts(rows: tuple[int, ...], queries: int, keys: int) -> int:
 
 
 def _by_parts(
-  function: Callable[..., Any], mask: Array, *rows: Array
+  function: Callable[..., Any],
+  mesh: AbstractMesh | None,
+  mask: Array,
+  *rows: Array,
 ) -> tuple[Any, bool]:
   """Maps over parts of grouped queries, one after the other.
 
   Args:
     function: of a part's mask and rows.
+    mesh: over which the questions are cut.
     mask: [B, G, S], or [B, G, Q, S].
     rows: [B, G, h, Q·r, …] each.
 
@@ -73,7 +80,9 @@ def _by_parts(
     The function's results, and whether they have a leading axis of parts.
   """
   queries = mask.shape[2] if mask.ndim == 4 else rows[0].shape[3]
-  count = _parts(rows[0].shape[:4], queries, mask.shape[-1])
+  b, *rest = rows[0].shape[:4]
+  own = (own_questions(b, mesh), *rest)
+  count = _parts(own, queries, mask.shape[-1])
   if count == 1:
     return function(mask, *rows), False
   split = [_split(x, 3, count) for x in rows]
@@ -100,7 +109,13 @@ def _logits(q: Array, keys: Array, mask: Array) -> Array:
   return by_query.reshape(logits.shape)
 
 
-def attend_one(query: Array, keys: Array, values: Array, mask: Array) -> Part:
+def attend_one(
+  query: Array,
+  keys: Array,
+  values: Array,
+  mask: Array,
+  mesh: AbstractMesh | None = None,
+) -> Part:
   """Unnormalised output, maximum and weight sum, as `backends.attend_one`."""
 
   def part(mask: Array, q: Array) -> Part:
@@ -115,7 +130,7 @@ def attend_one(query: Array, keys: Array, values: Array, mask: Array) -> Part:
     )
     return out, top, jnp.sum(weights, axis=-1)
 
-  made, parted = _by_parts(part, mask, _group(query, *keys.shape[1:3]))
+  made, parted = _by_parts(part, mesh, mask, _group(query, *keys.shape[1:3]))
   if parted:
     made = tuple(_joined(x, 3) for x in made)
   out, top, total = (_ungroup(x, query.shape) for x in made)
@@ -144,6 +159,7 @@ def backward_one(
   lse: Array,
   d_out: Array,
   inner: Array,
+  mesh: AbstractMesh | None = None,
 ) -> tuple[Array, Array, Array]:
   """What one segment adds to the gradients of queries, keys and values."""
   dtype, sizes = query.dtype, keys.shape[1:3]
@@ -164,7 +180,7 @@ def backward_one(
 
   rows = [_group(x, *sizes) for x in (query, d_out)]
   rows += [_group(x[..., None], *sizes)[..., 0] for x in (lse, inner)]
-  (d_q, d_key, d_value), parted = _by_parts(part, mask, *rows)
+  (d_q, d_key, d_value), parted = _by_parts(part, mesh, mask, *rows)
   if parted:
     d_q = _joined(d_q, 3)
     d_key, d_value = (

@@ -51,7 +51,16 @@ def _own(query: Array, keys: Array, values: Array, step: Array) -> Part:
   if t <= BLOCK:
     return read(keys, values, jnp.arange(t) <= step)
 
-  def add(number: Array, part: Part) -> Part:
+  blocks = -(-t // BLOCK)
+  Carry = tuple[Array, Part]
+
+  def more(carry: Carry) -> Array:
+    # The constant is never what ends it: it tells a reader of the compiled
+    # program the most that it may read (parallel/hlo.py).
+    return (carry[0] < blocks) & (carry[0] * BLOCK <= step)
+
+  def add(carry: Carry) -> Carry:
+    number, part = carry
     # The last block begins early enough to be whole; what it shares with the
     # one before is masked.
     begin = jnp.minimum(number * BLOCK, t - BLOCK)
@@ -61,7 +70,7 @@ def _own(query: Array, keys: Array, values: Array, step: Array) -> Part:
       jax.lax.dynamic_slice_in_dim(values, begin, BLOCK, axis=3),
       (at >= number * BLOCK) & (at <= step),
     )
-    return merged([part, new])
+    return number + 1, merged([part, new])
 
   flat = query.shape[:-1]
   nothing = (
@@ -69,4 +78,4 @@ def _own(query: Array, keys: Array, values: Array, step: Array) -> Part:
     jnp.full(flat, MASKED, jnp.float32),
     jnp.zeros(flat, jnp.float32),
   )
-  return jax.lax.fori_loop(0, step // BLOCK + 1, add, nothing)
+  return jax.lax.while_loop(more, add, (jnp.int32(0), nothing))[1]
