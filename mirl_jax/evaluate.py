@@ -7,6 +7,7 @@ screen    the training program at test time: N descriptions, keep k, F
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -132,6 +133,12 @@ def draw(
   return tree, assess(examples, tree.levels, policy.processor.decode)
 
 
+def filled(examples: Sequence[Example], multiple: int) -> list[Example]:
+  """The examples, and again from the first up to a multiple of a number."""
+  count = -(-len(examples) // multiple) * multiple
+  return list(itertools.islice(itertools.cycle(examples), count))
+
+
 def run_strategy(
   strategy: Strategy,
   roles: dict[str, Any],
@@ -154,8 +161,7 @@ def run_strategy(
       raise Stopped
     chunk = list(examples[begin : begin + batch])
     real = len(chunk)
-    while len(chunk) < batch:
-      chunk.append(chunk[len(chunk) - real])
+    chunk = filled(chunk, batch)
     tree, read = draw(strategy, roles, batcher, chunk, key)
     leaf = read[-1]
     tokens = sum(

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from mirl_jax import batching, build
 from mirl_jax.checks import recall_buckets
-from mirl_jax.evaluate import Strategy, draw, evaluate, make_strategies
+from mirl_jax.evaluate import Strategy, draw, evaluate, filled, make_strategies
+from mirl_jax.parallel.mesh import data_shards
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import samples
 from mirl_jax.runs.dump import dump_rollouts
@@ -26,7 +28,7 @@ def _load(
   policy = build.make_policy(config)
   config, buckets = batching.settled(config, policy)
   roles, step = load_roles(config, workdir, policy)
-  if buckets:
+  if buckets and jax.process_index() == 0:
     print(buckets)
   return config, policy, roles, step
 
@@ -48,6 +50,8 @@ def eval(config: ConfigDict, workdir: str) -> int:
     config.eval.batch,
     build.place_key(config.eval.seed, policy),
   )
+  if jax.process_index():
+    return 0
   record = {"step": step, "questions": len(questions), **figures}
   Path(workdir).mkdir(parents=True, exist_ok=True)
   out = write_atomic(
@@ -79,9 +83,11 @@ def sample(config: ConfigDict, workdir: str) -> int:
     Strategy("sample", rollout, mi is not None),
     roles,
     batching.make_batcher(config, policy, mi),
-    questions,
+    filled(questions, data_shards(policy.mesh)),
     build.place_key(config.eval.seed, policy),
   )
+  if jax.process_index():
+    return 0
   for i, example in enumerate(questions):
     print(f"\n{example.question}  [{example.answer}]")
     for r, path in enumerate(read[-1].paths[i]):

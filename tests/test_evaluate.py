@@ -169,3 +169,10 @@ def test_sampled_draws_whole_responses():
 def test_screening_needs_a_program_that_keeps(batcher, program, screen, names):
   found = ev.make_strategies(batcher.policy, program, None, 2, screen)
   assert [s.name for s in found] == names
+
+
+def test_a_batch_is_filled_up_from_its_first_question():
+  one, two, three = (Example(name, (), "?", "1") for name in "abc")
+  assert ev.filled([one, two, three], 2) == [one, two, three, one]
+  assert ev.filled([one, two], 5) == [one, two, one, two, one]
+  assert ev.filled([one, two], 2) == [one, two]

@@ -140,6 +140,16 @@ def own_questions(count: int, mesh: AbstractMesh | None) -> int:
   return count if count % shards else count // shards
 
 
+def whole_rows(x: jax.Array, mesh: AbstractMesh | None) -> jax.Array:
+  """Gathers the rows of a table [V, D]; V stays over the tensor axis."""
+  if mesh is None or mesh.size == 1:
+    return x
+  if jax.sharding.get_abstract_mesh().manual_axes:
+    return x
+  cut = "tensor" if len(x) % mesh.shape["tensor"] == 0 else None
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(cut)))
+
+
 def spread(x: jax.Array, mesh: AbstractMesh | None) -> jax.Array:
   """Pins activations [B, …] to the data axes, whole on the others.
 

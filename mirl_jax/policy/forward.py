@@ -78,11 +78,13 @@ def embed_prompts(
   remat: str = "none",
 ) -> Embedded:
   """Runs the vision tower and puts its features where they belong."""
-  x = spread(embed_tokens(params["text"], prompts.tokens, dtype), config.mesh)
+  mesh = config.mesh
+  x = embed_tokens(params["text"], prompts.tokens, dtype, mesh)
+  x = spread(x, mesh)
   if prompts.patches.shape[1] == 0:
     return Embedded(x)
   features = family(config).encode_images(
-    params["vision"], config.vision, prompts, dtype, remat, config.mesh
+    params["vision"], config.vision, prompts, dtype, remat, mesh
   )
   return Embedded(
     place_features(x, features.tokens, prompts.image_slot),
@@ -290,9 +292,8 @@ def tree_hidden(
   xs, positions, sizes = [embedded.tokens], [prompts.positions], [length]
   for level, start in zip(levels, starts, strict=True):
     _, r, t = level.tokens.shape
-    xs.append(
-      embed_tokens(params["text"], level.tokens.reshape(b, r * t), dtype)
-    )
+    tokens = level.tokens.reshape(b, r * t)
+    xs.append(embed_tokens(params["text"], tokens, dtype, config.mesh))
     position = (start[..., None] + jnp.arange(t)).reshape(b, r * t)
     positions.append(text_positions(position))
     sizes.append(r * t)

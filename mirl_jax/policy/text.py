@@ -10,8 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import AbstractMesh
 from jaxtyping import Array, Float
 
+from mirl_jax.parallel.mesh import whole_rows
 from mirl_jax.policy.configs import TextConfig
 from mirl_jax.policy.layers import (
   Dense,
@@ -70,9 +72,16 @@ class TextBlock(nn.Module):
     return x + mlp(RMSNorm(c.rms_eps, name="norm2")(x))
 
 
-def embed_tokens(params: dict, tokens: Array, dtype: Any) -> Array:
-  """Token embeddings [..., D]."""
-  return params["embed"]["embedding"].astype(dtype)[tokens]
+def embed_tokens(
+  params: dict, tokens: Array, dtype: Any, mesh: AbstractMesh | None = None
+) -> Array:
+  """Token embeddings [..., D].
+
+  Over a mesh the table's rows are gathered whole first: read from rows that are
+  cut, the embeddings would be moved instead, and so would their gradients.
+  """
+  table = params["embed"]["embedding"].astype(dtype)
+  return whole_rows(table, mesh)[tokens]
 
 
 def final_norm(params: dict, config: TextConfig, x: Array) -> Array:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import AbstractMesh
 from jaxtyping import Array
 
 from mirl_jax.policy.attention import attend, segment
@@ -35,6 +36,7 @@ class TowerAttention(nn.Module):
   """
 
   config: VisionConfig
+  mesh: AbstractMesh | None = None
 
   @nn.compact
   def __call__(self, x: Array, turn: Array, image: Array, span: int) -> Array:
@@ -62,6 +64,8 @@ class TowerAttention(nn.Module):
     else:
       mask = spans > 0
     out = attend(
-      q.reshape(shape), (segment(k.reshape(shape), value.reshape(shape), mask),)
+      q.reshape(shape),
+      (segment(k.reshape(shape), value.reshape(shape), mask),),
+      mesh=self.mesh,
     )
     return Dense(c.width, ("heads", "embed"), name="proj")(out.reshape(x.shape))

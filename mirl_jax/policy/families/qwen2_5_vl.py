@@ -121,12 +121,13 @@ class VisionBlock(nn.Module):
   """One pre-norm block; `full` picks full or windowed attention."""
 
   config: Vision
+  mesh: AbstractMesh | None = None
 
   @nn.compact
   def __call__(self, x: Array, turn: Array, image: Array, full: bool):
     c = self.config
     span = x.shape[1] if full else c.window_patches
-    attention = TowerAttention(c, name="attn")
+    attention = TowerAttention(c, self.mesh, name="attn")
     x = x + attention(RMSNorm(_EPS, name="norm1")(x), turn, image, span)
     x = keep(x)
     mlp = SwiGLU(c.mlp, bias=True, name="mlp")
@@ -197,7 +198,7 @@ def encode_images(
   patches = prompts.patches.astype(dtype)
   x = spread(embed.apply({"params": params["patch_embed"]}, patches), mesh)
   turn = vision_rotation(prompts.patch_hw, config.width // config.heads)
-  block = VisionBlock(config)
+  block = VisionBlock(config, mesh)
 
   def apply(x: Array, layer: dict, full: bool) -> Array:
     x = block.apply({"params": layer}, x, turn, prompts.patch_image, full)

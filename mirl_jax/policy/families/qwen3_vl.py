@@ -125,11 +125,12 @@ class VisionBlock(nn.Module):
   """One pre-norm block with full attention within each image."""
 
   config: Vision
+  mesh: AbstractMesh | None = None
 
   @nn.compact
   def __call__(self, x: Array, turn: Array, image: Array) -> Array:
     c = self.config
-    attention = TowerAttention(c, name="attn")
+    attention = TowerAttention(c, self.mesh, name="attn")
     x = x + attention(LayerNorm(name="norm1")(x), turn, image, x.shape[1])
     x = keep(x)
     return x + VisionMLP(c, name="mlp")(LayerNorm(name="norm2")(x))
@@ -260,7 +261,7 @@ def encode_images(
   deep_count = len(config.deep_blocks)
 
   def apply(x: Array, layer: dict) -> Array:
-    x = VisionBlock(config).apply(
+    x = VisionBlock(config, mesh).apply(
       {"params": layer}, x, turn, prompts.patch_image
     )
     return spread(x, mesh)

@@ -1,0 +1,68 @@
+"""Whole programs compiled for TPUs that are not here; needs libtpu.
+
+    python -m pytest -m aot tests/test_topologies.py
+
+compiles every named slice of the published models.
+"""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SLICES = [
+  (file.name, name)
+  for file in sorted(ROOT.glob("configs/qwen*.py"))
+  for name in runpy.run_path(str(file))["SLICES"]
+]
+
+
+def compiled(topology, *flags):
+  pytest.importorskip("libtpu")
+  done = subprocess.run(
+    [
+      sys.executable,
+      "-m",
+      "mirl_jax.main",
+      "--mode=compile",
+      f"--topology={topology}",
+      "--json",
+      *flags,
+    ],
+    cwd=ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def test_the_default_job_fits_a_small_slice():
+  code, out, err = compiled(
+    "v5e:2x2",
+    "--config.mesh=data:2,fsdp:2",
+    "--config.data.prompt_buckets=(48,)",
+    "--config.data.patch_buckets=(36,)",
+  )
+  assert code == 0, err
+  report = json.loads(out)
+  assert [row["fits"] for row in report["programs"]] == [True] * 4
+  assert report["step"]["bound"] in ("compute", "hbm", "interconnect")
+
+
+@pytest.mark.aot
+@pytest.mark.parametrize(("file", "name"), SLICES)
+def test_a_published_model_fits_its_slice(file, name):
+  kind, _, sizes = name.partition("-")
+  code, out, err = compiled(
+    f"{kind}:{sizes}", f"--config=configs/{file}:{name}"
+  )
+  assert code == 0, err[-4000:]
+  report = json.loads(out)
+  assert all(row["fits"] for row in report["programs"])
