@@ -1,5 +1,7 @@
 """Abstract arguments are those of a real run."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +26,7 @@ LORA = (
 )
 
 
+@functools.cache  # tracing is most of a test
 def made(*flags):
   config = runs.small_config(*SIZES, *flags)
   vlm = build.make_policy(config).config
