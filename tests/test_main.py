@@ -47,7 +47,7 @@ def refused(capsys, *argv, code=main.BAD_ARGUMENT):
     (["--mode=export"], "--mode=export needs --out=DIR"),
     (["--config.data.train=nowhere"], "nowhere"),
     (["--config.data.prompt_buckets=(64,48)"], "data.prompt_buckets"),
-    (["--config.program.keep.k=11"], "Keep k=11 must lie in 1..10"),
+    (["--config.program.keep.k=11"], "Keep k=11 must lie in 1..6"),
     (["--config.program.keep.by=mii"], "did you mean 'mi'"),
     (["--config.program.reason.top_p=0.9"], "top_p and top_k are for eval"),
     (["--config.program.reason.top_k=5"], "top_p and top_k are for eval"),

@@ -221,7 +221,7 @@ class Rollout:
       check_vma=False,
     )
 
-    def program(roles: Roles, *rest: Any) -> Carry:
+    def rollout(roles: Roles, *rest: Any) -> Carry:
       return sharded(_cast(roles, dtype), *rest)
 
-    return jax.jit(program)
+    return jax.jit(rollout)

@@ -97,7 +97,7 @@ def test_a_job_calls_the_host_nowhere(tmp_path):
   # Both programs of a step are among them, with their loops over tokens.
   assert any("jit_update" in name for name in calls)
   loops = [name for name in calls if "stablehlo.while" in found[name][1]]
-  assert any("jit_body" in name for name in loops)
+  assert any("jit_rollout" in name for name in loops)
   assert not any(calls.values()), calls
 
 

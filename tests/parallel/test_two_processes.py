@@ -77,7 +77,8 @@ def test_one_of_two_is_killed_and_the_run_goes_on_as_one(
       assert got[step][name] == pytest.approx(value, rel=2e-3, abs=2e-4), name
 
 
-def test_only_the_first_process_writes(two, tmp_path):
+@pytest.mark.slow
+def test_a_stop_of_one_ends_both_and_the_first_writes(two, tmp_path):
   """A stop signal to one of them ends both at the same step."""
   metrics = tmp_path / "metrics.jsonl"
   came = runs.wait_for(
