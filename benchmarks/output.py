@@ -1,5 +1,6 @@
 """What a benchmark prints."""
 
+import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,3 +18,7 @@ def tell(result: Mapping[str, Any], path: str | Path = "") -> None:
   if path:
     Path(path).write_text(text + "\n", encoding="utf-8")
   print(text)
+
+
+def versions(*names: str) -> dict[str, str]:
+  return {name: importlib.metadata.version(name) for name in names}

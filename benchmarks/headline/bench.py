@@ -13,7 +13,7 @@ from benchmarks.headline import analysis
 from benchmarks.headline.runs import pace, train_and_measure
 from benchmarks.headline.setting import Setting, start_figures
 from benchmarks.headline.table import Table, gather
-from benchmarks.speed.compare import versions
+from benchmarks.output import versions
 from mirl_jax.host_memory import tune_allocator
 from mirl_jax.runs.progress import Progress
 

@@ -17,10 +17,9 @@ import jax
 from absl import app, flags
 
 from benchmarks.headline.bench import prepare
-from benchmarks.output import tell
+from benchmarks.output import tell, versions
 from benchmarks.regimes import figure
 from benchmarks.regimes.cells import grid, measure
-from benchmarks.speed.compare import versions
 
 _SEEDS = flags.DEFINE_integer("seeds", 2, "Training seeds per arm and cell.")
 _TOKENS = flags.DEFINE_integer("tokens", 80_000, "Generated tokens per run.")

@@ -1,6 +1,5 @@
 """Contenders in turn on the same cores, and the report on them."""
 
-import importlib.metadata
 import itertools
 import math
 import statistics
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 from absl import flags
 
+from benchmarks.output import versions
 from benchmarks.speed.cost import group_cost
 from benchmarks.speed.model import (
   SIZES,
@@ -97,10 +97,6 @@ def entry(
     "above_loaded_mb": rounded(peak - loaded),
     **note,
   }
-
-
-def versions(*names: str) -> dict[str, str]:
-  return {name: importlib.metadata.version(name) for name in names}
 
 
 def chosen_sizes(task: str) -> tuple[Sizes, int, int]:
