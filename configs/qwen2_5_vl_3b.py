@@ -1,10 +1,10 @@
-"""MIRL for Qwen2.5-VL-3B, on slices that it was compiled for.
+"""MIRL for Qwen2.5-VL-3B on named slices; that they fit is not yet shown.
 
     python -m mirl_jax.main --config=configs/qwen2_5_vl_3b.py:SLICE \\
       --config.policy.path=DIR --config.data.train=DIR
 """
 
-from mirl_jax.full_size import full_size
+from mirl_jax.full_size import LORA, full_size
 
 SLICES = {
   "v5e-4x4": {
@@ -13,11 +13,7 @@ SLICES = {
     "train.sample_parts": 4,
   },
   "v6e-1x1": {
-    "mesh": "data:1",
-    "policy.train.vision": "frozen",
-    "policy.train.merger": "frozen",
-    "policy.train.text": "lora",
-    "loss.micro_batches": 64,
+    **LORA,
     "train.sample_parts": 16,
     "eval.batch": 8,
   },

@@ -1,6 +1,7 @@
 """What the configs of the published models share: real lengths and dtypes."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from ml_collections import ConfigDict
 
@@ -10,6 +11,17 @@ from mirl_jax.config import get_config
 PROMPT, PICTURE = 1280, 1024
 DESCRIPTION, REASONING = 256, 768
 _MERGE_UNIT = 4  # patches behind a token of a picture
+
+# On one chip: adapters of the decoder beside frozen weights.
+LORA = MappingProxyType(
+  {
+    "mesh": "data:1",
+    "policy.train.vision": "frozen",
+    "policy.train.merger": "frozen",
+    "policy.train.text": "lora",
+    "loss.micro_batches": 64,
+  }
+)
 
 # Fields by dotted name, and their values.
 Changes = Mapping[str, object]
