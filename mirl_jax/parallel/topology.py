@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-_GIB = 2**30
+_GIB = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Chip:
     links: bytes per second that it sends to its neighbours, all links together.
   """
 
-  memory: int
+  memory: float
   flops: float
   bandwidth: float
   links: float
@@ -34,7 +34,7 @@ class Chip:
 # does not fit, the compiler's own word counts too.
 CHIPS = {
   "v4": Chip(16 * _GIB, 137.5e12, 0.614e12, 150e9),
-  "v5e": Chip(63 * _GIB // 4, 197e12, 0.819e12, 200e9),
+  "v5e": Chip(15.75 * _GIB, 197e12, 0.819e12, 200e9),
   "v5p": Chip(95 * _GIB, 459e12, 2.765e12, 600e9),
   "v6e": Chip(32 * _GIB, 918e12, 1.640e12, 448e9),
   "tpu7x": Chip(96 * _GIB, 1153.5e12, 3.690e12, 600e9),
