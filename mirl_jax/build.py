@@ -45,6 +45,7 @@ from mirl_jax.worlds.dials import Dials, dials_from_dict
 from mirl_jax.worlds.source import WorldSource
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DECODE = ("auto", "scan", "unroll")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,24 +105,29 @@ def place_policy(
     devices: of the mesh; this machine's unless told.
 
   Raises:
-    ValueError: for a bad mesh, dtype, adapter or attention back end.
+    ValueError: for a bad mesh, dtype, adapter, attention back end or way of
+      decoding.
   """
   for name in ("dtype", "param_dtype"):
     if config.policy[name] not in DTYPES:
       raise ValueError(
         f"policy.{name}={config.policy[name]!r} is not one of {sorted(DTYPES)}"
       )
+  if config.policy.decode not in DECODE:
+    raise ValueError(
+      f"policy.decode={config.policy.decode!r} is not one of {DECODE}"
+    )
   mesh = make_mesh(config.mesh, devices)
+  platform = mesh.devices.flat[0].platform
   vlm = dataclasses.replace(
     vlm,
     attention=config.policy.attention,
     mesh=mesh.abstract_mesh,
+    scan_decode=config.policy.decode == "scan"
+    or (config.policy.decode == "auto" and platform == "tpu"),
   )
   check_backend(
-    vlm.attention,
-    DTYPES[config.policy.dtype],
-    vlm.text.head_dim,
-    mesh.devices.flat[0].platform,
+    vlm.attention, DTYPES[config.policy.dtype], vlm.text.head_dim, platform
   )
   heads = {"text": vlm.text.heads, "vision": vlm.vision.heads}
   check_heads(mesh, heads)

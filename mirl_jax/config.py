@@ -29,6 +29,9 @@ def base() -> ConfigDict:
   c.policy.dtype = "float32"  # of activations: float32 or bfloat16
   c.policy.param_dtype = "float32"  # of the weights that are read: the same two
   c.policy.attention = "auto"  # or xla, cudnn (NVIDIA), splash (TPU)
+  # Layers of a decode step: scan (small programs) or unroll (no copies on CPUs
+  # and GPUs); auto scans on TPUs.
+  c.policy.decode = "auto"
   c.policy.system = ""  # system message; "" leaves it to the chat template
   c.policy.instruction = ""  # appended to every question
   c.policy.min_pixels = 0  # per picture, enlarged to; 0 = the directory's

@@ -41,6 +41,15 @@ def test_the_policy_attends_as_the_config_says(config, policy):
   assert build.make_policy(config).config.attention == "xla"
 
 
+def test_decoding_scans_the_layers_where_the_config_says(config, policy):
+  assert not policy.config.scan_decode  # auto, on CPUs
+  config.policy.decode = "scan"
+  assert build.make_policy(config).config.scan_decode
+  config.policy.decode = "loop"
+  with pytest.raises(ValueError, match="policy.decode='loop' is not one of"):
+    build.make_policy(config)
+
+
 def test_the_dials_of_the_config_are_the_worlds(config):
   found = build.make_dials(config)  # a config sorts the kinds by name
   assert dict(found.kinds) == dict(BROKEN.kinds)

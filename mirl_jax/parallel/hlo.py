@@ -311,27 +311,36 @@ def sent(kind: str, instruction: Instruction, devices: int) -> int:
   return factor * size * (n - 1) // n
 
 
-def _accessed(fused: Computation, number: int) -> int | None:
-  """Bytes that a fusion reads of its operand where it takes slices of it only;
-  None where it reads all."""
-  name = next(
-    (
-      i.name
-      for i in fused.values()
-      if i.op == "parameter" and i.text.startswith(f"{number} ")
-    ),
-    None,
-  )
-  users = [i for i in fused.values() if name in i.operands]
+def _accessed(module: Module, name: str, number: int) -> int | None:
+  """Bytes that a fused computation reads of its parameter where it takes slices
+  of it only, in a fusion of its own too; None where it reads all."""
+  fused = module.computations[name]
+  names = {
+    i.name
+    for i in fused.values()
+    if i.op == "parameter" and i.text.startswith(f"{number} ")
+  }
   total = 0
-  for user in users:
-    if user.op in ("dynamic-slice", "slice", "gather"):
+  for user in fused.values():  # in the order that they run in
+    if names.isdisjoint(user.operands):
+      continue
+    first = user.operands[0] in names
+    if user.op == "bitcast" and not user.root:
+      names.add(user.name)
+    elif user.op in ("dynamic-slice", "slice", "gather"):
       total += user.bytes
-    elif user.op == "dynamic-update-slice" and user.operands[0] == name:
+    elif user.op == "dynamic-update-slice" and first:
       total += fused[user.operands[1]].bytes
+    elif user.op == "fusion":
+      for at, operand in enumerate(user.operands):
+        if operand in names:
+          part = _accessed(module, user.attribute("calls") or "", at)
+          if part is None:
+            return None
+          total += part
     else:
       return None
-  return total if users else 0
+  return total
 
 
 def _traffic(
@@ -340,13 +349,18 @@ def _traffic(
   """Bytes from and to HBM of one instruction that is not fused."""
   if instruction.op in _FREE or instruction.op.endswith("-done"):
     return 0
+  if instruction.op in ("copy-start", "slice-start"):
+    source, target = instruction.shapes[:2]
+    ends = source.in_hbm + target.in_hbm
+    return ends * min(source.bytes, target.bytes)
   operands = [inside[n] for n in instruction.operands if n in inside]
   if instruction.op in ("dynamic-slice", "slice", "gather"):
     return 2 * instruction.bytes
   if instruction.op == "dynamic-update-slice":
     return 2 * operands[1].bytes
   written = instruction.bytes
-  fused = module.computations.get(instruction.attribute("calls") or "")
+  called = instruction.attribute("calls") or ""
+  fused = module.computations.get(called)
   if instruction.op != "fusion" or fused is None:
     return written + sum(x.bytes for x in operands)
   root = next((i for i in fused.values() if i.root), None)
@@ -354,7 +368,7 @@ def _traffic(
     written = fused[root.operands[1]].bytes
   read = 0
   for number, operand in enumerate(operands):
-    part = _accessed(fused, number)
+    part = _accessed(module, called, number)
     read += operand.bytes if part is None else min(part, operand.bytes)
   return written + read
 

@@ -77,7 +77,8 @@ class VLMConfig:
     family: `model_type` of config.json, see `families`.
     attention: the decoder's back end, one of `attention.backends.BACKENDS`;
       of the run, not of the model, as is
-    mesh: over which its forward passes are cut; None on one device.
+    mesh: over which its forward passes are cut; None on one device; and
+    scan_decode: whether a decode step scans the layers, see `decode.py`.
   """
 
   family: str
@@ -92,6 +93,7 @@ class VLMConfig:
   vision_pad_token: int | None = None
   attention: str = "auto"
   mesh: AbstractMesh | None = None
+  scan_decode: bool = False
 
   @property
   def banned_tokens(self) -> tuple[int, ...]:

@@ -47,7 +47,8 @@ class Prefilled(NamedTuple):
   """What a prompt leaves behind for its children.
 
   Attributes:
-    segments: one per layer, G = 1.
+    segments: one per layer, G = 1; where decoding scans the layers, one for
+      all of them, [B, 1, L, h, P, D].
     hidden: [B, 1, D] normed state of the last prompt token.
     position: [B, 1] position of the first token of a child.
   """
@@ -198,11 +199,18 @@ def prefill(
     embedded.deep,
   )
   last = jnp.take_along_axis(x, _last(prompts.mask)[:, None, None], axis=1)
+  mask = prompts.mask[:, None]
+  if config.scan_decode:
+    # [L, B, P, h, D] -> [B, 1, L, h, P, D]
+    keys, values = (x.transpose(1, 0, 3, 2, 4)[:, None] for x in (keys, values))
+    segments: tuple[Segment, ...] = (Segment(keys, values, mask),)
+  else:
+    segments = tuple(
+      segment(k[:, None], v[:, None], mask)
+      for k, v in zip(keys, values, strict=True)
+    )
   return Prefilled(
-    segments=tuple(
-      segment(keys[i][:, None], values[i][:, None], prompts.mask[:, None])
-      for i in range(config.text.layers)
-    ),
+    segments=segments,
     hidden=final_norm(params["text"], config.text, last),
     position=prompts.next_position[:, None],
   )

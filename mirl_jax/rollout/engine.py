@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 from jax.tree_util import keystr
 
 from mirl_jax.information.estimators import MI, score_nodes
-from mirl_jax.parallel.mesh import BATCH, DATA_AXES
+from mirl_jax.parallel.mesh import AXES, BATCH, DATA_AXES
 from mirl_jax.policy.configs import VLMConfig
 from mirl_jax.policy.forward import prefill
 from mirl_jax.policy.inputs import Prompts
@@ -217,7 +217,9 @@ class Rollout:
         batched,
       ),
       out_specs=batched,
-      axis_names=set(DATA_AXES),
+      # An axis of one device is mapped too: a kernel cannot be lowered while
+      # the compiler has an axis of its own.
+      axis_names={*DATA_AXES, *(a for a in AXES if mesh.shape[a] == 1)},
       check_vma=False,
     )
 

@@ -202,6 +202,55 @@ def test_what_lies_on_the_chip_costs_no_memory_traffic():
   assert hlo.cost(text, 1).bytes == 800
 
 
+def test_an_array_on_its_way_is_moved_once():
+  text = module(
+    "%a = f32[100]{0:T(128)} parameter(0)",
+    "%s = ((f32[100]{0:T(128)}), f32[10]{0:T(128)S(1)}, s32[]{:S(2)})"
+    " slice-start(%a), slice={[0:10]}",
+    "%d = f32[10]{0:T(128)S(1)} slice-done(%s)",
+    "%t = (f32[10]{0:T(128)}, f32[10]{0:T(128)S(1)}, u32[]{:S(2)})"
+    " copy-start(%d)",
+    "ROOT %r = f32[10]{0:T(128)} copy-done(%t)",
+  )
+  assert hlo.cost(text, 1).bytes == 40 + 40
+
+
+def test_a_slice_in_a_fusion_of_a_fusion_is_all_that_is_read():
+  inner = """%slice (p: f32[6,100], i: s32[]) -> f32[100] {
+  %p = f32[6,100]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %z = s32[] constant(0)
+  %s = f32[1,100]{1,0} dynamic-slice(%p, %i, %z), dynamic_slice_sizes={1,100}
+  ROOT %b = f32[100]{0} bitcast(%s)
+}
+
+%view (w: f32[6,100]) -> f32[600] {
+  %w = f32[6,100]{1,0} parameter(0)
+  ROOT %v = f32[600]{0} bitcast(%w)
+}
+
+%outer (p0: f32[6,100], p1: s32[], p2: f32[6,100]) -> f32[100] {
+  %p0 = f32[6,100]{1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  %p2 = f32[6,100]{1,0} parameter(2)
+  %one = f32[100]{0} fusion(%p0, %p1), kind=kLoop, calls=%slice
+  %all = f32[600]{0} fusion(%p2), kind=kLoop, calls=%view
+  %sum = f32[] reduce(%all, %all), dimensions={0}, to_apply=%add
+  %wide = f32[100]{0} broadcast(%sum), dimensions={}
+  ROOT %r = f32[100]{0} add(%one, %wide)
+}
+
+"""
+  text = module(
+    "%a = f32[6,100]{1,0} parameter(0)",
+    "%n = s32[]{:S(6)} parameter(1)",
+    "%c = f32[6,100]{1,0} parameter(2)",
+    "ROOT %r = f32[100]{0} fusion(%a, %n, %c), kind=kLoop, calls=%outer",
+  ).replace("ENTRY", inner + "ENTRY")
+  # One row of the first, all of the other, and the result.
+  assert hlo.cost(text, 1).bytes == 400 + 2400 + 400
+
+
 def test_kernels_that_say_nothing_are_counted():
   text = module(
     "%a = f32[100]{0} parameter(0)",

@@ -1,5 +1,6 @@
 """Tree, prefill and decode against independent sequences."""
 
+import dataclasses
 import functools
 import re
 
@@ -142,11 +143,13 @@ def test_tree_gradients_equal_those_of_independent_sequences(config):
   jax.tree_util.tree_map_with_path(same, got[1], want[1])
 
 
+@pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("block", [written.BLOCK, 2])
 def test_prefill_and_decode_steps_equal_the_tree(
-  config, levels, block, monkeypatch
+  config, levels, block, scan, monkeypatch
 ):
   """Two levels token by token, the second below ragged parents."""
+  config = dataclasses.replace(config, scan_decode=scan)
   monkeypatch.setattr(written, "BLOCK", block)
   decode_jit.clear_cache()
   params, prompts = tiny.random_params(config), tiny.random_prompts(config)

@@ -1,5 +1,6 @@
 """What a decode step writes, read off the compiled program."""
 
+import dataclasses
 import functools
 import re
 
@@ -33,8 +34,9 @@ def loop_of(step_of, ready, cache):
   return jax.lax.while_loop(lambda c: c[0] < 5, body, begin)
 
 
-def scanned_step(params, tokens, positions, step, ancestors, cache):
-  """A decode step as it must not be: the cache goes through a layer scan."""
+def stacked_step(params, tokens, positions, step, ancestors, cache):
+  """A decode step as it must not be: the cache goes through a layer scan as an
+  input and an output of every layer, not as what it carries."""
   text = CONFIG.text
   x = embed_tokens(params["text"], tokens, jnp.float32)
   three = jnp.broadcast_to(positions[:, None], (3, 3, 4))
@@ -150,13 +152,13 @@ def writes_in_loops(hlo):
   return writes
 
 
-def largest_write(step_of, size, positions_first=False):
+def largest_write(step_of, size, positions_first=False, config=CONFIG):
   """The largest write of a decode step, over the elements of one layer's keys
   of one cached position of all nodes."""
   params = tiny.random_params(CONFIG)
   prompts = tiny.random_prompts(CONFIG)
-  ready = jax.jit(prefill, static_argnums=1)(params, CONFIG, prompts)
-  cache = empty_cache(CONFIG, 3, 4, size)
+  ready = jax.jit(prefill, static_argnums=1)(params, config, prompts)
+  cache = empty_cache(config, 3, 4, size)
   if positions_first:
     cache = jax.tree.map(lambda x: jnp.swapaxes(x, 2, 3), cache)
   function = jax.jit(
@@ -171,17 +173,19 @@ def largest_write(step_of, size, positions_first=False):
   return max(writes_in_loops(hlo)) / one_position
 
 
-def in_place_step(params, *args):
-  return decode_step(params, CONFIG, *args)
-
-
-def test_a_decode_step_writes_no_cache_but_the_new_position():
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_decode_step_writes_no_cache_but_the_new_position(scan):
   """Attention weights (one number per head and key) are all that may grow."""
+  config = dataclasses.replace(CONFIG, scan_decode=scan)
+
+  def in_place_step(params, *args):
+    return decode_step(params, config, *args)
+
   share = CONFIG.text.heads / (CONFIG.text.kv_heads * CONFIG.text.head_dim)
-  assert largest_write(in_place_step, 1024) <= 1024 * share
+  assert largest_write(in_place_step, 1024, config=config) <= 1024 * share
 
 
-@pytest.mark.parametrize("kind", ["scanned", "positions first"])
+@pytest.mark.parametrize("kind", ["stacked", "positions first"])
 def test_that_test_sees_a_cache_that_is_rewritten(kind):
-  bad = scanned_step if kind == "scanned" else positions_first_step
+  bad = stacked_step if kind == "stacked" else positions_first_step
   assert largest_write(bad, 1024, kind == "positions first") >= 1024

@@ -1,5 +1,6 @@
 """Whole programs on the device against independent sequences."""
 
+import dataclasses
 import re
 
 import jax
@@ -29,9 +30,9 @@ THREE = (DESCRIBE, Keep(2, "mi"), CHECK, Keep(2, "random"), ANSWER)
 MI_BY_REFERENCE = MI(stage="describe", scorer="reference", prior_weight=0.4)
 
 
-def rollout(program, mi=None):
+def rollout(program, mi=None, config=CONFIG):
   mesh = make_mesh("data:1", jax.devices()[:1])
-  return Rollout(CONFIG, program, STOPS, mesh, mi)
+  return Rollout(config, program, STOPS, mesh, mi)
 
 
 def views_of(seed):
@@ -98,6 +99,41 @@ def test_three_levels_read_the_right_ancestors(three, roles):
     shapes = [level.finished.shape for level in tree.levels]
     assert shapes == [(3, 1, 4), (3, 2, 3), (3, 2, 2)]
     assert_flat(roles["policy"], tree, (1.0, 0.7, 1.0))
+
+
+def test_scanned_layers_sample_the_same_trees(three, roles):
+  """With rows that are gathered into a smaller loop, too."""
+  config = dataclasses.replace(CONFIG, scan_decode=True)
+  program = tuple(
+    dataclasses.replace(stage, halvings=1)
+    if isinstance(stage, Sample)
+    else stage
+    for stage in THREE
+  )
+  engine = rollout(program, MI_BY_REFERENCE, config)
+  for seed, want in enumerate(three[1]):
+    got = engine(
+      roles,
+      tiny.random_prompts(CONFIG, seed),
+      views_of(seed),
+      jax.random.key(seed),
+    )
+    for one, other in zip(got.levels, want.levels, strict=True):
+      np.testing.assert_array_equal(one.tokens, other.tokens)
+      np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+
+
+def test_kernels_can_be_lowered_where_nothing_is_cut(roles):
+  """Splash is refused while the compiler has an axis of the mesh for itself."""
+  config = dataclasses.replace(CONFIG, attention="splash")
+  engine = rollout((Sample("answer", 2, 5, "</a>"),), None, config)
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+    (roles, tiny.random_prompts(CONFIG, 0), None, jax.random.key(0)),
+  )
+  traced = engine.parts[0].trace(*abstract, None, None)
+  text = traced.lower(lowering_platforms=("tpu",)).as_text()
+  assert "tpu_custom_call" in text
 
 
 def test_keep_marks_the_parents_of_the_next_level(three):

@@ -33,8 +33,9 @@ class Segment(NamedTuple):
   first, XLA's CPU back end transposes a whole cache for every token decoded.
 
   Attributes:
-    keys: [B, G, kv_heads, S, head_dim].
-    values: [B, G, kv_heads, S, head_dim].
+    keys: [B, G, kv_heads, S, head_dim]; of a stack of layers, which only
+      decoding reads, [B, G, L, kv_heads, S, head_dim].
+    values: likewise.
     mask: [B, G, S] keys that exist, a prefix for every back end but `xla`;
       with `xla` also [B, G, Q, S], keys that each of the Q queries of a group
       may read.

@@ -5,6 +5,8 @@ every token would cost a short response what the longest may cost, so it is read
 in blocks, and only those that hold a token.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -16,11 +18,51 @@ from mirl_jax.policy.attention.plain import MASKED, Part, attend_one, merged
 BLOCK = 128
 
 
+class Buffer(NamedTuple):
+  """The nodes' own keys and values.
+
+  Attributes:
+    keys: [B, R, kv_heads, T, D], or of all layers [B, R, L, kv_heads, T, D].
+    values: likewise.
+    layer: which of them is meant; None where there is one.
+  """
+
+  keys: Array
+  values: Array
+  layer: Array | None = None
+
+  def cut(self, begin: Array | int, size: int) -> tuple[Array, Array]:
+    """Keys and values of `size` tokens of the layer, straight from the buffer:
+    a copy of the layer would be one per token."""
+
+    def one(x: Array) -> Array:
+      if self.layer is None:
+        return jax.lax.dynamic_slice_in_dim(x, begin, size, axis=3)
+      b, r, _, kv, _, d = x.shape
+      at, shape = (0, 0, self.layer, 0, begin, 0), (b, r, 1, kv, size, d)
+      return jax.lax.dynamic_slice(x, at, shape)[:, :, 0]
+
+    return one(self.keys), one(self.values)
+
+  def put(self, key: Array, value: Array, step: Array) -> "Buffer":
+    """With token number `step` [B, R, kv_heads, D] of the layer in place."""
+
+    def one(x: Array, new: Array) -> Array:
+      new = new[:, :, :, None]
+      if self.layer is None:
+        return jax.lax.dynamic_update_slice(x, new, (0, 0, 0, step, 0))
+      at = (0, 0, self.layer, 0, step, 0)
+      return jax.lax.dynamic_update_slice(x, new[:, :, None], at)
+
+    return self._replace(
+      keys=one(self.keys, key), values=one(self.values, value)
+    )
+
+
 def attend_written(
   query: Float[Array, "b r h d"],
   ancestors: tuple[Segment, ...],
-  keys: Float[Array, "b r kv t d"],
-  values: Float[Array, "b r kv t d"],
+  own: Buffer,
   step: Int[Array, ""],
 ) -> Float[Array, "b r h d"]:
   """Attention of each node's last token; forward only, by plain XLA.
@@ -31,25 +73,25 @@ def attend_written(
   Args:
     query: of token number `step` of every node.
     ancestors: segments above the nodes.
-    keys: the nodes' own, written up to `step`.
-    values: likewise.
+    own: the nodes' own keys and values, written up to `step`.
     step: number of the last written token, from 0.
   """
   wide = query[:, :, None]
   parts = [attend_one(wide, *segment) for segment in ancestors]
-  out, _, total = merged([*parts, _own(wide, keys, values, step)])
+  out, _, total = merged([*parts, _own(wide, own, step)])
   return (out / total[..., None]).astype(query.dtype)[:, :, 0]
 
 
-def _own(query: Array, keys: Array, values: Array, step: Array) -> Part:
-  b, r, _, t, _ = keys.shape
+def _own(query: Array, own: Buffer, step: Array) -> Part:
+  b, r = query.shape[:2]
+  t = own.keys.shape[-2]
 
-  def read(keys: Array, values: Array, readable: Array) -> Part:
-    mask = jnp.broadcast_to(readable, (b, r, readable.size))
-    return attend_one(query, keys, values, mask)
+  def read(begin: Array | int, size: int, readable: Array) -> Part:
+    mask = jnp.broadcast_to(readable, (b, r, size))
+    return attend_one(query, *own.cut(begin, size), mask)
 
   if t <= BLOCK:
-    return read(keys, values, jnp.arange(t) <= step)
+    return read(0, t, jnp.arange(t) <= step)
 
   blocks = -(-t // BLOCK)
   Carry = tuple[Array, Part]
@@ -65,11 +107,7 @@ def _own(query: Array, keys: Array, values: Array, step: Array) -> Part:
     # one before is masked.
     begin = jnp.minimum(number * BLOCK, t - BLOCK)
     at = begin + jnp.arange(BLOCK)
-    new = read(
-      jax.lax.dynamic_slice_in_dim(keys, begin, BLOCK, axis=3),
-      jax.lax.dynamic_slice_in_dim(values, begin, BLOCK, axis=3),
-      (at >= number * BLOCK) & (at <= step),
-    )
+    new = read(begin, BLOCK, (at >= number * BLOCK) & (at <= step))
     return number + 1, merged([part, new])
 
   flat = query.shape[:-1]
