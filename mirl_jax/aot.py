@@ -57,6 +57,7 @@ class Compiled:
     seconds: that compiling took.
     arguments, outputs, temporaries: bytes; outputs that take an argument's
       place are not counted.
+    code: bytes of the program itself.
     beside: bytes that lie there and are none of its arguments.
     cost: of one run, None where it was not compiled.
     refused: the compiler's reason, "" where there is none.
@@ -68,6 +69,7 @@ class Compiled:
   arguments: int = 0
   outputs: int = 0
   temporaries: int = 0
+  code: int = 0
   beside: int = 0
   cost: hlo.Cost | None = None
   refused: str = ""
@@ -75,7 +77,8 @@ class Compiled:
   @property
   def peak(self) -> int:
     """Bytes that must fit at once."""
-    return self.arguments + self.outputs + self.temporaries + self.beside
+    own = self.arguments + self.outputs + self.temporaries + self.code
+    return own + self.beside
 
 
 def compile_program(program: DeviceProgram, devices: int) -> Compiled:
@@ -103,6 +106,7 @@ def compile_program(program: DeviceProgram, devices: int) -> Compiled:
     arguments=memory.argument_size_in_bytes,
     outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
+    code=memory.generated_code_size_in_bytes,
     beside=program.beside,
     cost=hlo.cost(made.as_text(), devices),
   )
@@ -134,6 +138,7 @@ def record(done: Compiled, chip: topology.Chip | None) -> dict[str, Any]:
     "arguments_gb": done.arguments / _GB,
     "outputs_gb": done.outputs / _GB,
     "temporaries_gb": done.temporaries / _GB,
+    "code_gb": done.code / _GB,
     "beside_gb": done.beside / _GB,
   }
   if done.refused:
@@ -178,8 +183,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
   memory = report["memory_gb"]
   head = f"{report['topology']}, {report['devices']} devices, {report['mesh']}"
   out = [head + (f", {memory:.2f} GB each" if memory else "")]
-  names = ["program", "peak GB", "arguments", "temporaries", "beside", "TFLOP"]
-  names += ["HBM GB", "sent GB", "bound", "compile s"]
+  names = ["program", "peak GB", "arguments", "temporaries", "code", "beside"]
+  names += ["TFLOP", "HBM GB", "sent GB", "bound", "compile s"]
   table = [names]
   for row in report["programs"]:
     if "refused" in row:
@@ -189,7 +194,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     bound = ""
     if "bound" in row:
       bound = f"{row['bound']} {row['roofline_s'][row['bound']]:.3g} s"
-    numbers = ("peak", "arguments", "temporaries", "beside")
+    numbers = ("peak", "arguments", "temporaries", "code", "beside")
     table.append(
       [
         row["name"],

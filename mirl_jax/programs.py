@@ -34,6 +34,7 @@ from mirl_jax.policy.parts import split
 from mirl_jax.rewards.assess import LEAF_REWARDS
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import Program, samples
+from mirl_jax.rollout.shared import shared
 from mirl_jax.rollout.stop import Stop
 from mirl_jax.rollout.tree import Tree
 from mirl_jax.start import state_shardings
@@ -52,7 +53,8 @@ class DeviceProgram:
     arguments: abstract, with shardings.
     per_step: how often it runs in a step of training.
     beside: bytes on each device that lie there while it runs and are none of
-      its arguments.
+      its arguments: parameters and optimiser state that it does not read, and
+      prompts of a run that wait for their turn.
   """
 
   name: str
@@ -140,7 +142,7 @@ def abstract_prompts(
     positions=array(jnp.int32, b, 3, p),
     next_position=array(jnp.int32, b),
     image_slot=array(jnp.int32, b, p),
-    patches=array(jnp.float32, b, v, vision.patch_dim),
+    patches=array(policy.dtype, b, v, vision.patch_dim),
     patch_hw=array(jnp.int32, b, v, 2),
     patch_grid=array(jnp.int32, b, v, 2),
     patch_image=array(jnp.int32, b, v),
@@ -217,19 +219,30 @@ def device_programs(
   most = max(sizes[0]), max(sizes[1])
   text = max(most[0] - most[1] // policy.config.vision.merge_unit, 1)
 
+  def batch(questions: int, mi: MI | None) -> tuple[Prompts, Prompts | None]:
+    prompts = abstract_prompts(policy, questions, *most)
+    return prompts, abstract_views(prompts, policy, mi, text) if mi else None
+
+  # The next step's batch is put on the devices while the update runs.
+  waiting = local_bytes(batch(config.train.questions, mi))
+
   def rollout(
-    name: str, stages: Program, mi: MI | None, questions: int, per_step: int
+    name: str,
+    stages: Program,
+    mi: MI | None,
+    questions: int,
+    per_step: int,
+    waiting: int,
   ) -> tuple[list[DeviceProgram], Any]:
     stops = stand_in_stops(stages, policy.config)
     runs = Rollout(
       policy.config, stages, stops, policy.mesh, mi, policy.dtype
     ).parts
-    prompts = abstract_prompts(policy, questions, *most)
-    views = abstract_views(prompts, policy, mi, text) if mi else None
+    prompts, views = batch(questions, mi)
     needed = {"policy": parts["policy"]}
     if mi:
       needed[mi.scorer] = parts[mi.scorer]
-    beside = resident - local_bytes(needed)
+    beside = resident - local_bytes(needed) + waiting
     made: list[DeviceProgram] = []
     carry: Any = None
     for number, run in enumerate(runs):
@@ -241,24 +254,25 @@ def device_programs(
           jnp.float32,
           sharding=batch_sharding(policy.mesh),
         )
-      arguments = (needed, prompts, views, key, carry, scores)
+      arguments = (shared(needed), prompts, views, key, carry, scores)
       label = f"{name} {number + 1}" if len(runs) > 1 else name
       made.append(DeviceProgram(label, run, arguments, per_step, beside))
       carry = _placed_batch(jax.eval_shape(run, *arguments), policy)
     return made, Tree(prompts, carry[1])
 
-  questions = config.train.questions // config.train.sample_parts
-  found, _ = rollout(
-    "sample", program, mi, questions, config.train.sample_parts
-  )
-  _, tree = rollout("sample", program, mi, config.train.questions, 1)
-  found.append(_update(config, policy, program, state, frozen, tree))
-  batch = -(-config.eval.batch // shards) * shards
+  count = config.train.sample_parts
+  others = waiting - waiting // count
+  size = config.train.questions // count
+  found, _ = rollout("sample", program, mi, size, count, others)
+  _, tree = rollout("sample", program, mi, config.train.questions, 1, 0)
+  found.append(_update(config, policy, program, state, frozen, tree, waiting))
+  asked = -(-config.eval.batch // shards) * shards
   for name, stages in (
     ("greedy", greedy_program(program)),
     ("sampled", sampled_program(program, config.eval.samples)),
   ):
-    found += rollout(f"evaluate {name}", stages, None, batch, 0)[0]
+    label = f"evaluate {name}"
+    found += rollout(label, stages, None, asked, 0, waiting)[0]
   return found
 
 
@@ -276,6 +290,7 @@ def _update(
   state: TrainState,
   frozen: Any,
   tree: Tree,
+  beside: int,
 ) -> DeviceProgram:
   stages, loss = samples(program), build.make_loss(config)
   optimizer = make_optimizer(
@@ -301,7 +316,8 @@ def _update(
     }
     for stage, level in zip(stages, tree.levels, strict=True)
   }
-  return DeviceProgram("update", jitted, (state, tree, rewards, frozen), 1, 0)
+  arguments = (state, tree, rewards, frozen)
+  return DeviceProgram("update", jitted, arguments, 1, beside)
 
 
 def jit_update(

@@ -43,7 +43,6 @@ class Sampled:
   """A whole batch of trees, on the device and read on the host.
 
   Attributes:
-    tree: on the device, the parts' questions in order.
     levels: of the tree, as numpy.
     slots: of the parts.
     own: the questions that this process judges, in order.
@@ -52,7 +51,6 @@ class Sampled:
     judged: seconds that it read and judged them.
   """
 
-  tree: Tree
   levels: tuple[Any, ...]
   slots: list[Slots]
   own: list[int]
@@ -94,8 +92,16 @@ def launch(
   return started
 
 
-def collect(parts: Sequence[Part], policy: build.Policy, step: int) -> Sampled:
-  """Waits for the parts in turn and judges each as it comes."""
+def collect(
+  parts: Sequence[Part], policy: build.Policy, step: int
+) -> tuple[Tree, Sampled]:
+  """Waits for the parts in turn and judges each as it comes.
+
+  Returns:
+    The tree on the device, the parts' questions in order, and what was read.
+    Whoever drops the parts and, after the update, the tree frees their
+    prompts, which are most of a step's data.
+  """
   levels, slots, read = [], [], []
   waited = judged = 0.0
   size = len(parts[0].examples)
@@ -121,10 +127,10 @@ def collect(parts: Sequence[Part], policy: build.Policy, step: int) -> Sampled:
   trees = [part.tree for part in parts]
   mine = [number * size + i for number in range(len(parts)) for i in rows]
   if len(parts) == 1:
-    return Sampled(trees[0], levels[0], slots, mine, read[0], waited, judged)
+    return trees[0], Sampled(levels[0], slots, mine, read[0], waited, judged)
   tree = _joiner(policy.mesh)(trees)
   whole = jax.tree.map(lambda *x: np.concatenate(x), *levels)
-  return Sampled(tree, whole, slots, mine, joined(read), waited, judged)
+  return tree, Sampled(whole, slots, mine, joined(read), waited, judged)
 
 
 @functools.cache  # one jitted function, not one per step

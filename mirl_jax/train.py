@@ -276,12 +276,14 @@ def _train(
         trace(step + 1)
         assert following is not None
         examples, parts, meta["data"] = following
+        following = None
         questions = [example.id for example in examples]
 
         # 1-5. prefill, describe, score, keep, fork: one device program, which
         # runs already. 6. Reward: texts and verdicts, part by part.
         watchdog.phase(f"sampling of step {step + 1}", questions)
-        sampled = collect(parts, policy, step)
+        tree, sampled = collect(parts, policy, step)
+        parts = []  # what they hold on the device is in the tree
         rewards = {
           name: put_rows(
             level.rewards, batch_sharding(policy.mesh), len(examples)
@@ -297,9 +299,8 @@ def _train(
         # on while the host evaluates, writes and saves.
         watchdog.phase(f"update of step {step + 1}", questions)
         updated_at = time.monotonic()
-        state, metrics, advantages = update(
-          state, sampled.tree, rewards, frozen
-        )
+        state, metrics, advantages = update(state, tree, rewards, frozen)
+        del tree  # freed when the update is done
         step += 1
         following = start_batch() if step < steps else None
         row = {name: float(value) for name, value in metrics.items()}
@@ -316,7 +317,9 @@ def _train(
         row |= {
           **reward_metrics(names, earned),
           **accounting.padding(sampled.slots, sampled.levels, names),
-          **accounting.idle(sampled.levels, names, shards * len(parts)),
+          **accounting.idle(
+            sampled.levels, names, shards * config.train.sample_parts
+          ),
           **accounting.counted(meta["counts"]),
           "skipped/bad_rows": meta["data"]["bad"],
           "time/sample_s": sampled.waited,

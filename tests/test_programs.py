@@ -50,9 +50,14 @@ def test_the_state_is_that_of_a_run(flags):
   assert shapes(frozen) == shapes(abstract(rest))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("view", ["blank", "removed", "other"])
-def test_prompts_are_those_of_a_batch(view):
-  config, found = made(f"--config.mi.view={view}", "--config.mi.views=1")
+def test_prompts_are_those_of_a_batch(view, dtype):
+  config, found = made(
+    f"--config.mi.view={view}",
+    "--config.mi.views=1",
+    f"--config.policy.dtype={dtype}",
+  )
   _, prompts, views, key, *_ = found[0].arguments
   policy = build.make_policy(config)
   batcher = batching.make_batcher(config, policy, build.make_mi(config))
@@ -102,12 +107,41 @@ def test_a_program_that_the_host_cuts_is_two():
 def test_what_lies_beside_is_the_optimisers_and_unread_roles():
   """Float32 throughout: two moments beside the policy and its start."""
   _, found = made("--config.mi.scorer=policy")
-  sample, update, *_ = found
-  params = 4 * count_params(sample.arguments[0]["policy"])
+  sample, update, greedy, _ = found
+  weights, prompts, views, *_ = sample.arguments
+  params = 4 * count_params(weights.roles["policy"])
   assert 2 * params < sample.beside < 2.01 * params
-  assert update.beside == 0
+  batch = programs.local_bytes((prompts, views))
+  assert update.beside == batch  # the next step's
+  assert greedy.beside == sample.beside + batch
   _, found = made("--config.mi.scorer=reference")
   assert found[0].beside == sample.beside  # the start is read, and resident
+
+
+def test_parts_of_a_batch_wait_beside_the_one_that_is_sampled():
+  _, (whole, *_) = made()
+  _, (half, update, *_) = made("--config.train.sample_parts=2")
+  _, prompts, views, *_ = half.arguments
+  batch = programs.local_bytes((prompts, views))
+  assert half.beside == whole.beside + batch
+  assert update.beside == 2 * batch
+
+
+def test_patches_are_of_the_policys_dtype():
+  _, (sample, update, *_) = made("--config.policy.dtype=bfloat16")
+  for prompts in (*sample.arguments[1:3], update.arguments[1].prompts):
+    assert prompts is None or prompts.patches.dtype == jnp.bfloat16
+
+
+def test_a_lora_policys_base_is_one_argument():
+  _, (full, *_) = made()
+  _, (sample, *_) = made(*LORA)
+  policy, reference = (
+    len(jax.tree.leaves(sample.arguments[0].roles[name]))
+    for name in ("policy", "reference")
+  )
+  assert len(sample.arguments[0].arrays) == policy
+  assert len(full.arguments[0].arrays) == 2 * reference
 
 
 def test_a_leaf_that_stands_twice_lies_there_once():

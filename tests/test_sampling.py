@@ -37,21 +37,21 @@ def setting():
 def run(setting, parts):
   policy, _, rollout, params, batcher, examples = setting
   started = launch(rollout, params, batcher, examples, jax.random.key(3), parts)
-  return started, collect(started, policy, 0)
+  return started, *collect(started, policy, 0)
 
 
 def test_parts_are_the_whole_in_order(setting):
   _, program, *_, examples = setting
-  whole_parts, whole = run(setting, 1)
+  whole_parts, whole_tree, whole = run(setting, 1)
   assert len(whole_parts) == 1
   for count in (2, 4):
-    started, got = run(setting, count)
+    started, tree, got = run(setting, count)
     assert [len(part.examples) for part in started] == [4 // count] * count
     assert [e.id for part in started for e in part.examples] == [
       e.id for e in examples
     ]
     for mine, want in zip(
-      jax.tree.leaves(got.tree), jax.tree.leaves(whole.tree), strict=True
+      jax.tree.leaves(tree), jax.tree.leaves(whole_tree), strict=True
     ):
       # Sums of another batch size may round otherwise in the last bit.
       np.testing.assert_allclose(

@@ -279,6 +279,27 @@ def _flops(instruction: Instruction, inside: Computation) -> int:
   return _convolution(instruction.shapes[0], left, right, instruction.text)
 
 
+def _kernel_flops(instruction: Instruction) -> int | None:
+  """Of a custom call: its own estimate, or what we know of a kernel that gives
+  none; None where nobody knows.
+
+  Splash attention's are counted as if no block were masked.
+  """
+  told = re.search(r'"flops":"?(\d+)', instruction.text)
+  if told:
+    return int(told[1])
+  if not instruction.name.startswith("splash_mha_fwd"):
+    return None
+  inputs = re.search(
+    r"operand_layout_constraints=\{(.*?\})\}", instruction.text
+  )
+  arrays = re.findall(
+    r"\b(?:bf16|f32)\[([\d,]+)\]", inputs[1] if inputs else ""
+  )
+  query, keys, _ = ([int(n) for n in x.split(",")] for x in arrays[:3])
+  return 4 * math.prod(query) * keys[-2]
+
+
 def group_size(text: str, devices: int) -> int:
   """Of the devices that a collective joins."""
   listed = re.search(r"replica_groups=\[\d+,(\d+)\]", text)
@@ -423,12 +444,10 @@ def cost(text: str, devices: int) -> Cost:
           visit(instruction.attribute(part) or "", times * count, fused)
         continue
       if instruction.op == "custom-call":
-        told = re.search(r'"flops":"?(\d+)', instruction.text)
-        flops += times * int(told[1]) if told else 0
-        kernels += (
-          'custom_call_target="tpu_custom_call"' in (instruction.text)
-          and not told
-        )
+        known = _kernel_flops(instruction)
+        flops += times * (known or 0)
+        kernel = 'custom_call_target="tpu_custom_call"' in instruction.text
+        kernels += kernel and known is None
       if not fused:
         moved += times * _traffic(instruction, inside, module)
       for part in _called(instruction):

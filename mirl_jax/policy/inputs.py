@@ -36,7 +36,7 @@ class Prompts:
   positions: Array  # [B, 3, P] int32
   next_position: Array  # [B] int32
   image_slot: Array  # [B, P] int32
-  patches: Array  # [B, V, patch_dim] float32
+  patches: Array  # [B, V, patch_dim] float32, or of the activations' dtype
   patch_hw: Array  # [B, V, 2] int32
   patch_grid: Array  # [B, V, 2] int32
   patch_image: Array  # [B, V] int32

@@ -26,11 +26,10 @@ from mirl_jax.policy.inputs import Prompts
 from mirl_jax.rollout.program import HOST_RULES, Keep, Program, Sample
 from mirl_jax.rollout.sampler import Frontier, keep, sample_stage, start
 from mirl_jax.rollout.selection import select
+from mirl_jax.rollout.shared import Roles, Shared, shared
 from mirl_jax.rollout.stop import Stop
 from mirl_jax.rollout.tree import Level, Tree, flat, nodes
 
-# Parameters by role: "policy" samples; "reference" and "ema" may score.
-Roles = dict[str, Any]
 Carry = tuple[Frontier | None, tuple[Level, ...]]
 HostScore = Callable[[tuple[Level, ...]], np.ndarray]
 
@@ -56,17 +55,20 @@ def _mark_kept(level: Level, index: jax.Array) -> Level:
 _CAST = re.compile(r"(kernel|lora_[ab]|text/embed/embedding)$")
 
 
-def _cast(roles: Roles, dtype: Any) -> Roles:
+def _cast(weights: Shared, dtype: Any) -> Shared:
   """The large weights in the dtype that they are computed with.
 
   Every device gathers them: as bfloat16 they are half as large.
   """
+  made: dict[int, jax.Array] = {}  # what is shared stays so
 
   def one(path: Any, x: jax.Array) -> jax.Array:
     name = keystr(path, simple=True, separator="/")
-    return x.astype(dtype) if _CAST.search(name) else x
+    if not _CAST.search(name):
+      return x
+    return made.setdefault(id(x), x.astype(dtype))
 
-  return jax.tree_util.tree_map_with_path(one, roles)
+  return shared(jax.tree_util.tree_map_with_path(one, weights.roles))
 
 
 class Rollout:
@@ -74,7 +76,8 @@ class Rollout:
 
   Attributes:
     program: the stages.
-    parts: the jitted device programs, cut where the host decides.
+    parts: the jitted device programs, cut where the host decides; they take
+      parameters as `Shared`.
     compiles: how often one was traced.
   """
 
@@ -112,13 +115,14 @@ class Rollout:
       host_score: scores [B, R] of the last level for a host-decided Keep.
     """
     carry: Carry | None = None
+    weights = shared(roles)
     for number, part in enumerate(self.parts):
       scores = None
       if number > 0:
         if host_score is None or carry is None:
           raise ValueError("this program keeps by a score of the host's")
         scores = jnp.asarray(host_score(carry[1]), jnp.float32)
-      carry = part(roles, prompts, views, key, carry, scores)
+      carry = part(weights, prompts, views, key, carry, scores)
     assert carry is not None
     return Tree(prompts, carry[1])
 
@@ -134,7 +138,7 @@ class Rollout:
     last = len(self.program) - 1
 
     def run(
-      roles: Roles,
+      weights: Shared,
       prompts: Prompts,
       views: Prompts | None,
       key: jax.Array,
@@ -142,6 +146,7 @@ class Rollout:
       scores: jax.Array | None,
     ) -> Carry:
       self.compiles += 1
+      roles = weights.roles
       params = roles["policy"]
       if carry is None:
         frontier = start(prefill(params, config, prompts, dtype))
@@ -223,7 +228,7 @@ class Rollout:
       check_vma=False,
     )
 
-    def rollout(roles: Roles, *rest: Any) -> Carry:
-      return sharded(_cast(roles, dtype), *rest)
+    def rollout(weights: Shared, *rest: Any) -> Carry:
+      return sharded(_cast(weights, dtype), *rest)
 
     return jax.jit(rollout)

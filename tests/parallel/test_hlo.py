@@ -261,3 +261,21 @@ def test_kernels_that_say_nothing_are_counted():
   )
   found = hlo.cost(text, 1)
   assert (found.kernels, found.flops) == (1, 1234)
+
+
+def test_splash_attention_is_counted_from_its_shapes():
+  """Ten rows of 16 heads, 384 queries and 256 keys of 128 numbers."""
+  text = module(
+    "%a = s8[1,3,2]{2,1,0} parameter(0)",
+    "%q = bf16[10,16,384,128]{3,2,1,0} parameter(1)",
+    "%k = bf16[10,8,256,128]{3,2,1,0} parameter(2)",
+    "%splash_mha_fwd_segmented_residuals.1 = (f32[384,128]{1,0},"
+    " bf16[10,16,384,128]{3,2,1,0}) custom-call(%a, %q, %k, %k),"
+    ' custom_call_target="tpu_custom_call", operand_layout_constraints='
+    "{s8[1,3,2]{2,1,0}, bf16[10,16,384,128]{3,2,1,0},"
+    " bf16[10,8,256,128]{3,2,1,0}, bf16[10,8,256,128]{3,2,1,0},"
+    " s32[10,384]{1,0}}",
+  )
+  found = hlo.cost(text, 1)
+  products = 10 * 16 * 2 * (384 * 256 * 128)
+  assert (found.kernels, found.flops) == (0, 2 * products)

@@ -14,6 +14,7 @@ from mirl_jax.parallel.mesh import make_mesh
 from mirl_jax.policy.logprobs import shape_logits
 from mirl_jax.rollout.engine import Rollout, cut
 from mirl_jax.rollout.program import Keep, Sample
+from mirl_jax.rollout.shared import shared
 from mirl_jax.rollout.tree import flat, nodes
 from mirl_jax.testing_flat import flat_node_logits
 
@@ -131,7 +132,8 @@ def test_kernels_can_be_lowered_where_nothing_is_cut(roles):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
     (roles, tiny.random_prompts(CONFIG, 0), None, jax.random.key(0)),
   )
-  traced = engine.parts[0].trace(*abstract, None, None)
+  roles, *rest = abstract
+  traced = engine.parts[0].trace(shared(roles), *rest, None, None)
   text = traced.lower(lowering_platforms=("tpu",)).as_text()
   assert "tpu_custom_call" in text
 
@@ -201,7 +203,7 @@ def test_one_trace_serves_every_batch_of_a_shape(three, roles):
 def test_the_device_program_never_asks_the_host(three, roles):
   engine, _ = three
   (part,) = engine.parts
-  args = (roles, tiny.random_prompts(CONFIG, 9), views_of(9))
+  args = (shared(roles), tiny.random_prompts(CONFIG, 9), views_of(9))
   text = part.lower(*args, jax.random.key(9), None, None).as_text()
   assert "while" in text  # the decode loops are in it
   for word in ("callback", "infeed", "outfeed", "send", "recv"):
