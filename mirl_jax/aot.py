@@ -247,6 +247,47 @@ def advice(rows: Sequence[Mapping[str, Any]], memory: float) -> list[str]:
   return out
 
 
+def analyse(
+  config: ConfigDict, name: str, wanted: Sequence[str] = ()
+) -> dict[str, Any]:
+  """Compiles a config's device programs for a topology.
+
+  Args:
+    config: of the run.
+    name: of the topology, such as v5e:4x4 or cpu:8.
+    wanted: names of the programs; all where it is empty.
+
+  Returns:
+    The report, as `--json` prints it.
+
+  Raises:
+    ValueError: for a bad topology, config or model.
+  """
+  kind, _ = topology.parse(name)
+  chip = topology.CHIPS.get(kind)
+  vlm = model_sizes(config)
+  devices = topology.devices(name)
+  programs = device_programs(config, vlm, devices)
+  if wanted:
+    programs = [program for program in programs if program.name in wanted]
+  rows = []
+  with Progress(len(programs), label="program") as progress:
+    for number, program in enumerate(programs, 1):
+      done = compile_program(program, len(devices))
+      rows.append(record(done, chip))
+      progress.update(number, {"compile_s": done.seconds})
+  return {
+    "topology": name,
+    "devices": len(devices),
+    "mesh": config.mesh,
+    "model": config.policy.path or "embedded",
+    "questions": config.train.questions,
+    "memory_gb": chip.memory / _GB if chip else None,
+    "programs": rows,
+    "step": step_record(rows),
+  }
+
+
 def compile(config: ConfigDict, workdir: str, name: str, as_json: bool) -> int:
   """Compiles every device program for a topology and prints the report.
 
@@ -267,29 +308,9 @@ def compile(config: ConfigDict, workdir: str, name: str, as_json: bool) -> int:
     raise ValueError(
       "--mode=compile needs --topology, such as v5e:4x4 or cpu:8"
     )
-  kind, _ = topology.parse(name)
-  chip = topology.CHIPS.get(kind)
-  vlm = model_sizes(config)
-  devices = topology.devices(name)
-  programs = device_programs(config, vlm, devices)
-  rows = []
-  with Progress(len(programs), label="program") as progress:
-    for number, program in enumerate(programs, 1):
-      done = compile_program(program, len(devices))
-      rows.append(record(done, chip))
-      progress.update(number, {"compile_s": done.seconds})
-  report = {
-    "topology": name,
-    "devices": len(devices),
-    "mesh": config.mesh,
-    "model": config.policy.path or "embedded",
-    "questions": config.train.questions,
-    "memory_gb": chip.memory / _GB if chip else None,
-    "programs": rows,
-    "step": step_record(rows),
-  }
+  report = analyse(config, name)
   print(json.dumps(report, indent=1) if as_json else "\n".join(lines(report)))
-  faults = advice(rows, report["memory_gb"] or 0.0)
+  faults = advice(report["programs"], report["memory_gb"] or 0.0)
   for fault in faults:
     print(fault, file=sys.stderr)
   return NO_MEMORY if faults else 0
