@@ -26,6 +26,7 @@ from mirl_jax.parallel.mesh import (
 from mirl_jax.policy.placement import param_shardings
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import Keep, Sample, samples
+from mirl_jax.rollout.shared import shared
 from mirl_jax.rollout.tree import flat
 from mirl_jax.testing import (
   random_params,
@@ -41,8 +42,9 @@ MESHES = (
   "data:2,fsdp:2,tensor:2",
   "fsdp:4,tensor:2",
 )
+SCANNED = "fsdp:4,tensor:2"  # decodes by a scan over the layers, as TPUs do
 COLLECTIVE = re.compile(rf" ({'|'.join(COLLECTIVES)})(-start)?\(")
-CONFIG = tiny_config(depth=1, full_blocks=(0,), layers=1)
+CONFIG = tiny_config(depth=1, full_blocks=(0,), layers=2)
 PROGRAM = (
   Sample("see", 3, 6, "</d>"),
   Keep(2, "likelihood"),
@@ -129,7 +131,9 @@ class Side:
 
   def __init__(self, text: str, devices: list):
     self.mesh = make_mesh(text, devices)
-    self.config = dataclasses.replace(CONFIG, mesh=self.mesh.abstract_mesh)
+    self.config = dataclasses.replace(
+      CONFIG, mesh=self.mesh.abstract_mesh, scan_decode=text == SCANNED
+    )
     self.shardings = param_shardings(CONFIG, self.mesh)
     self.params = jax.device_put(random_params(CONFIG, 0), self.shardings)
 
@@ -142,7 +146,7 @@ class Side:
     roles = {"policy": self.params}
     tree = rollout(roles, self.place(prompts), None, key)
     program = rollout.parts[0].lower(
-      roles, self.place(prompts), None, key, None, None
+      shared(roles), self.place(prompts), None, key, None, None
     )
     return jax.device_get(tree), program.compile().as_text()
 
