@@ -1,6 +1,7 @@
 """Devices that are not here: what to compile for, and what a chip can do."""
 
 import contextlib
+import importlib.util
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,8 @@ def devices(name: str) -> list[Any]:
     return _cpu_devices(sizes[0])
   # It would ask Cloud's metadata server which TPU this machine is.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # Compiling alone, several processes may load it at a time.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   options: dict[str, Any] = {}
   if set(sizes) == {1}:
     options["chips_per_host_bounds"] = (1, 1, 1)
@@ -77,7 +80,7 @@ def devices(name: str) -> list[Any]:
     found = topologies.get_topology_desc(name, platform="tpu", **options)
   except Exception as error:
     text = " ".join(str(error).split())
-    if "not installed" in text or "libtpu" in text:
+    if importlib.util.find_spec("libtpu") is None:
       raise ValueError(
         f"--topology={name} needs libtpu, which is not installed: pip install"
         " 'mirl-jax[tpu]'"

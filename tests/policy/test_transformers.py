@@ -34,7 +34,7 @@ torch = pytest.importorskip("torch")
 CONFIGS = {
   "one group": tiny.tiny_config(),
   "scanned groups": tiny.tiny_config(
-    tied=False, depth=4, full_blocks=(1, 3), layers=3, temporal_patch=2
+    tied=False, depth=6, full_blocks=(2, 5), layers=3, temporal_patch=2
   ),
   "irregular blocks": tiny.tiny_config(depth=3, full_blocks=(0,)),
   "qwen3": tiny.tiny_qwen3(),

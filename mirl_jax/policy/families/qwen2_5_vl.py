@@ -190,8 +190,7 @@ def encode_images(
     config: sizes.
     prompts: whose patches.
     dtype: of the activations.
-    remat: what the backward pass computes again (see remat.py), by block or
-      regular group of blocks.
+    remat: what the backward pass computes again (see remat.py), by block.
     mesh: over which the pictures are cut.
   """
   embed = Dense(config.width, (None, "embed"), bias=False)
@@ -204,21 +203,26 @@ def encode_images(
     x = block.apply({"params": layer}, x, turn, prompts.patch_image, full)
     return spread(x, mesh)
 
+  one = rematerialise(apply, remat, static_argnums=2)
   period = _period(config)
   blocks = params["blocks"]
   if period is None or period == config.depth:
     for i in range(config.depth):
       layer = jax.tree.map(lambda p, i=i: p[i], blocks)
-      one = rematerialise(apply, remat, static_argnums=2)
       x = one(x, layer, i in config.full_blocks)
   else:
 
+    def windowed(x: Array, layer: dict) -> tuple[Array, None]:
+      return one(x, layer, False), None
+
     def group(x: Array, layers: dict) -> tuple[Array, None]:
-      for i in range(period):
-        layer = jax.tree.map(lambda p, i=i: p[i], layers)
-        x = apply(x, layer, i == period - 1)
-      return x, None
+      some, last = (
+        jax.tree.map(lambda p, at=at: p[at], layers)
+        for at in (slice(period - 1), period - 1)
+      )
+      x, _ = jax.lax.scan(windowed, x, some)
+      return one(x, last, True), None
 
     groups = jax.tree.map(lambda p: p.reshape(-1, period, *p.shape[1:]), blocks)
-    x, _ = jax.lax.scan(rematerialise(group, remat), x, groups)
+    x, _ = jax.lax.scan(group, x, groups)
   return Features(Merger(config).apply({"params": params["merger"]}, x))
