@@ -114,7 +114,9 @@ def compile_program(program: DeviceProgram, devices: int) -> Compiled:
 
 def out_of_memory(text: str) -> str:
   """The compiler's message in a few words."""
-  used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", text)
+  used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", text) or re.search(
+    r"required for .*?\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", text
+  )
   if used:
     return f"needs {used[1]} of {used[2]} HBM"
   return text[:200]

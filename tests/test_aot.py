@@ -78,6 +78,11 @@ def test_what_does_not_fit_is_named_with_what_to_turn():
 def test_the_compilers_message_in_a_few_words():
   text = "RESOURCE_EXHAUSTED: … Used 36.20G of 15.75G hbm. Exceeded by"
   assert aot.out_of_memory(text) == "needs 36.20G of 15.75G HBM"
+  text = (
+    "Ran out of memory on HBM, the total memory required for HLO temporaries"
+    " (360.00G) exceeds available HBM (15.75G)."
+  )
+  assert aot.out_of_memory(text) == "needs 360.00G of 15.75G HBM"
 
 
 def test_a_program_that_does_not_fit_is_no_error_of_ours():

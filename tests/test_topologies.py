@@ -7,12 +7,20 @@ compiles every named slice of the published models.
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
+
+from mirl_jax import aot
+from mirl_jax.parallel import topology
+from mirl_jax.programs import DeviceProgram
 
 ROOT = Path(__file__).parents[1]
 SLICES = [
@@ -41,6 +49,23 @@ def compiled(topology, *flags):
     check=False,
   )
   return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+  "name", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"]
+)
+def test_a_chips_memory_is_what_the_compiler_says(name):
+  """Asked by a program that needs more."""
+  pytest.importorskip("libtpu")
+  device, *_ = topology.devices(name)
+  x = jax.ShapeDtypeStruct(
+    (120, 2**28), jnp.float32, sharding=SingleDeviceSharding(device)
+  )
+  program = DeviceProgram("update", jax.jit(lambda x: -x + x[0]), (x,), 1, 0)
+  said = aot.compile_program(program, 1).refused
+  limit = re.fullmatch(r"needs .* of ([\d.]+)G HBM", said)
+  kind, _ = topology.parse(name)
+  assert float(limit[1]) * 2**30 == topology.CHIPS[kind].memory
 
 
 def test_the_default_job_fits_a_small_slice():

@@ -30,15 +30,14 @@ class Chip:
 
 
 # From https://cloud.google.com/tpu/docs/system-architecture-tpu-vm, per device
-# as libtpu describes it: a chip of v4 and of tpu7x is two. Memory is
-# nominal but for v5e, whose compiler says what a program may use; where one
-# does not fit, the compiler's own word counts too.
+# as libtpu describes it: a chip of v4 and of tpu7x is two. Memory is what the
+# compiler says that a program may use (tests/test_topologies.py asks it).
 CHIPS = {
-  "v4": Chip(16 * _GIB, 137.5e12, 0.614e12, 150e9),
+  "v4": Chip(15.25 * _GIB, 137.5e12, 0.614e12, 150e9),
   "v5e": Chip(15.75 * _GIB, 197e12, 0.819e12, 200e9),
-  "v5p": Chip(95 * _GIB, 459e12, 2.765e12, 600e9),
-  "v6e": Chip(32 * _GIB, 918e12, 1.640e12, 448e9),
-  "tpu7x": Chip(96 * _GIB, 1153.5e12, 3.690e12, 600e9),
+  "v5p": Chip(95.74 * _GIB, 459e12, 2.765e12, 600e9),
+  "v6e": Chip(31.25 * _GIB, 918e12, 1.640e12, 448e9),
+  "tpu7x": Chip(94.75 * _GIB, 1153.5e12, 3.690e12, 600e9),
 }
 
 
