@@ -334,7 +334,8 @@ def sent(kind: str, instruction: Instruction, devices: int) -> int:
 
 def _accessed(module: Module, name: str, number: int) -> int | None:
   """Bytes that a fused computation reads of its parameter where it takes slices
-  of it only, in a fusion of its own too; None where it reads all."""
+  of it only, in a fusion of its own too, or hands it on; None where it reads
+  all."""
   fused = module.computations[name]
   names = {
     i.name
@@ -352,6 +353,8 @@ def _accessed(module: Module, name: str, number: int) -> int | None:
       total += user.bytes
     elif user.op == "dynamic-update-slice" and first:
       total += fused[user.operands[1]].bytes
+    elif collective(user) or (user.op == "tuple" and user.root):
+      continue  # what a collective reads is sent
     elif user.op == "fusion":
       for at, operand in enumerate(user.operands):
         if operand in names:
@@ -362,6 +365,18 @@ def _accessed(module: Module, name: str, number: int) -> int | None:
     else:
       return None
   return total
+
+
+def _written(result: Instruction, fused: Computation) -> int:
+  """Bytes that a fused computation writes for one of its results: an argument
+  that is handed on is not, one that is changed in place is in part."""
+  if result.op == "bitcast":
+    return _written(fused[result.operands[0]], fused)
+  if result.op == "parameter" or collective(result):
+    return 0
+  if result.op == "dynamic-update-slice":
+    return sum(shape.bytes for shape in fused[result.operands[1]].shapes)
+  return sum(shape.bytes for shape in result.shapes)
 
 
 def _traffic(
@@ -379,14 +394,21 @@ def _traffic(
     return 2 * instruction.bytes
   if instruction.op == "dynamic-update-slice":
     return 2 * operands[1].bytes
-  written = instruction.bytes
   called = instruction.attribute("calls") or ""
   fused = module.computations.get(called)
   if instruction.op != "fusion" or fused is None:
-    return written + sum(x.bytes for x in operands)
-  root = next((i for i in fused.values() if i.root), None)
-  if root is not None and root.op == "dynamic-update-slice":
-    written = fused[root.operands[1]].bytes
+    return instruction.bytes + sum(x.bytes for x in operands)
+  root = next(i for i in fused.values() if i.root)
+  results = [root]
+  if root.op == "tuple":
+    results = [fused[name] for name in root.operands]
+  written = instruction.bytes
+  if len(results) == len(instruction.shapes):
+    written = sum(
+      min(shape.bytes, _written(result, fused))
+      for shape, result in zip(instruction.shapes, results, strict=True)
+      if shape.in_hbm
+    )
   read = 0
   for number, operand in enumerate(operands):
     part = _accessed(module, called, number)
@@ -427,6 +449,9 @@ def cost(text: str, devices: int) -> Cost:
   flops = moved = kernels = 0
   runs: Counter[str] = Counter()
   bytes_sent: dict[str, int] = defaultdict(int)
+  # A collective may go on beside several fusions, each of which has it: a
+  # chain of pieces. It begins as often as the rarest of them runs.
+  chains: dict[str, tuple[int, str, int]] = {}
 
   def visit(name: str, times: int, fused: bool) -> None:
     nonlocal flops, moved, kernels
@@ -435,8 +460,14 @@ def cost(text: str, devices: int) -> Cost:
       flops += times * _flops(instruction, inside)
       kind = collective(instruction)
       if kind:
-        runs[kind] += times
-        bytes_sent[kind] += times * sent(kind, instruction, devices)
+        size = sent(kind, instruction, devices)
+        chain = re.search(r'chain_id="(\w+)"', instruction.text)
+        if chain:
+          piece = (times, kind, size)
+          chains[chain[1]] = min(chains.get(chain[1], piece), piece)
+        else:
+          runs[kind] += times
+          bytes_sent[kind] += times * size
         continue
       if instruction.op == "while":
         count = trip_count(module, instruction)
@@ -454,4 +485,7 @@ def cost(text: str, devices: int) -> Cost:
         visit(part, times, fused or instruction.op not in ("call",))
 
   visit(module.entry, 1, False)
+  for times, kind, size in chains.values():
+    runs[kind] += times
+    bytes_sent[kind] += times * size
   return Cost(flops, moved, dict(runs), dict(bytes_sent), kernels)

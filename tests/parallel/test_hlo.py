@@ -251,6 +251,55 @@ def test_a_slice_in_a_fusion_of_a_fusion_is_all_that_is_read():
   assert hlo.cost(text, 1).bytes == 400 + 2400 + 400
 
 
+def test_a_collective_beside_a_loops_fusions_is_one():
+  """Begun before a loop, it goes on beside the fusions of each turn."""
+
+  def piece(name):
+    chain = 'dimensions={0}, frontend_attributes={chain_id="7"}'
+    return f"""%{name} (p: f32[100], q: f32[400]) -> (f32[50]) {{
+  %p = f32[100]{{0}} parameter(0)
+  %q = f32[400]{{0}} parameter(1)
+  %g = f32[400]{{0}} all-gather(%p), replica_groups=[2,4]<=[8], {chain}
+  %c = f32[] constant(0)
+  %w = f32[50]{{0}} broadcast(%c), dimensions={{}}
+  ROOT %t = (f32[100]{{0}}, f32[400]{{0}}, f32[50]{{0}}) tuple(%p, %g, %w)
+}}
+
+"""
+
+  def call(name, state):
+    return (
+      f"%{name} = (f32[100]{{0}}, f32[400]{{0}}, f32[50]{{0}}) fusion(%a, %b),"
+      f" kind=kCustom, calls=%{state}"
+    )
+
+  loop = f"""%body (s: (s32[])) -> (s32[]) {{
+  %s = (s32[], f32[100]{{0}}, f32[400]{{0}}) parameter(0)
+  %a = f32[100]{{0}} get-tuple-element(%s), index=1
+  %b = f32[400]{{0}} get-tuple-element(%s), index=2
+  {call("r", "middle")}
+  %i = s32[] get-tuple-element(%s), index=0
+  ROOT %t = (s32[], f32[100]{{0}}, f32[400]{{0}}) tuple(%i, %a, %b)
+}}
+
+"""
+  text = module(
+    "%a = f32[100]{0} parameter(0)",
+    "%b = f32[400]{0} parameter(1)",
+    "%z = s32[] constant(0)",
+    call("first", "begin"),
+    "%n = (s32[], f32[100]{0}, f32[400]{0}) tuple(%z, %a, %b)",
+    "%l = (s32[], f32[100]{0}, f32[400]{0}) while(%n), condition=%c,"
+    ' body=%body, backend_config={"known_trip_count":{"n":"9"}}',
+    "ROOT %r = f32[400]{0} get-tuple-element(%l), index=2",
+  ).replace("ENTRY", piece("begin") + piece("middle") + loop + "ENTRY")
+  found = hlo.cost(text, 8)
+  assert found.collectives == {"all-gather": 1}
+  assert found.sent == {"all-gather": 1600 * 3 // 4}
+  # What is handed on moves nothing: a fusion writes its own result only.
+  assert found.bytes == 10 * 200
+
+
 def test_kernels_that_say_nothing_are_counted():
   text = module(
     "%a = f32[100]{0} parameter(0)",
