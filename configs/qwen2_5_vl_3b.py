@@ -14,7 +14,7 @@ SLICES = {
   },
   "v6e-1x1": {
     **LORA,
-    "train.sample_parts": 16,
+    "train.sample_parts": 8,
     "eval.batch": 8,
   },
 }

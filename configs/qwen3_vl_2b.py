@@ -9,7 +9,7 @@ from mirl_jax.full_size import LORA, full_size
 SLICES = {
   "v5e-1x1": {
     **LORA,
-    "train.sample_parts": 32,
+    "train.sample_parts": 16,
     "eval.batch": 4,
   },
 }
