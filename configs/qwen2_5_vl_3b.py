@@ -1,4 +1,4 @@
-"""MIRL for Qwen2.5-VL-3B on named slices; that they fit is not yet shown.
+"""MIRL for Qwen2.5-VL-3B on named slices, compiled for them ahead of time.
 
     python -m mirl_jax.main --config=configs/qwen2_5_vl_3b.py:SLICE \\
       --config.policy.path=DIR --config.data.train=DIR

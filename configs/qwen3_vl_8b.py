@@ -1,4 +1,4 @@
-"""MIRL for Qwen3-VL-8B on named slices; that they fit is not yet shown.
+"""MIRL for Qwen3-VL-8B on named slices, compiled for them ahead of time.
 
     python -m mirl_jax.main --config=configs/qwen3_vl_8b.py:SLICE \\
       --config.policy.path=DIR --config.data.train=DIR
