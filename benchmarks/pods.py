@@ -33,6 +33,7 @@ _TENSOR = flags.DEFINE_integer("tensor", 4, "Size of that axis.")
 _STRONG = flags.DEFINE_integer("strong", 64, "Questions of a step.")
 _WEAK = flags.DEFINE_integer("weak", 8, "Questions of each data shard.")
 _AT_ONCE = flags.DEFINE_integer("at_once", 4, "Of a shard that are sampled.")
+_FSDP = 64  # at most: more does not divide the models' widths
 _OUT = flags.DEFINE_string("out", "runs/pods", "Directory of the rows.")
 
 
@@ -50,9 +51,9 @@ def sized(
       f"{questions} questions on {chips} chips, tensor:{tensor}: give questions"
       " that the data shards divide"
     )
-  own = questions // shards
+  own, fsdp = questions // shards, math.gcd(shards, _FSDP)
   c = base.copy_and_resolve_references()
-  c.mesh = f"fsdp:{shards},tensor:{tensor}"
+  c.mesh = f"data:{shards // fsdp},fsdp:{fsdp},tensor:{tensor}"
   c.train.questions = questions
   c.train.sample_parts = math.ceil(own / at_once)
   c.loss.micro_batches = own

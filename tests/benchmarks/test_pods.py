@@ -44,10 +44,13 @@ def report(chips, refused=False):
 
 def test_questions_are_shared_out_over_the_data_shards():
   c = pods.sized(BASE, 32, 4, 64, 4)
-  assert c.mesh == "fsdp:8,tensor:4"
+  assert c.mesh == "data:1,fsdp:8,tensor:4"
   assert (c.train.questions, c.train.sample_parts) == (64, 2)
   assert c.loss.micro_batches == 8
   assert pods.sized(BASE, 256, 4, 64, 4).train.sample_parts == 1
+  # Parameters are cut by a number that divides them.
+  largest = pods.sized(BASE, 8960, 4, 8 * 2240, 4)
+  assert largest.mesh == "data:35,fsdp:64,tensor:4"
   assert BASE.mesh == full_size("a", {"": {}}, "").mesh  # not changed
   for chips, questions in ((30, 64), (32, 60)):
     with pytest.raises(ValueError, match="that the data shards divide"):
@@ -99,10 +102,10 @@ def test_a_slice_is_compiled_once(tmp_path, monkeypatch, capsys):
   pods.main([])
   programs = ("sample", "update")
   assert asked == [
-    ("fsdp:2,tensor:4", 64, "v5e:2x4", programs),
-    ("fsdp:4,tensor:4", 64, "v5e:4x4", programs),
-    ("fsdp:2,tensor:4", 16, "v5e:2x4", programs),
-    ("fsdp:4,tensor:4", 32, "v5e:4x4", programs),
+    ("data:1,fsdp:2,tensor:4", 64, "v5e:2x4", programs),
+    ("data:1,fsdp:4,tensor:4", 64, "v5e:4x4", programs),
+    ("data:1,fsdp:2,tensor:4", 16, "v5e:2x4", programs),
+    ("data:1,fsdp:4,tensor:4", 32, "v5e:4x4", programs),
   ]
   first = json.loads(capsys.readouterr().out)
   assert [row["questions"] for row in first["weak"]] == [16, 32]
