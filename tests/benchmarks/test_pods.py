@@ -1,11 +1,8 @@
 """Scaling over slices: its arithmetic, from reports of a made-up compiler."""
 
-import json
-
 import pytest
-from absl import flags
 
-from benchmarks import pods
+from benchmarks.pods import scaling as pods
 from mirl_jax.full_size import full_size
 
 BASE = full_size("Qwen/Qwen2.5-VL-3B-Instruct", {"": {}}, "")
@@ -86,20 +83,16 @@ def test_efficiency_is_against_the_smallest_slice_that_fits():
   assert twice["efficiency"] == 1.0
 
 
-def test_a_slice_is_compiled_once(tmp_path, monkeypatch, capsys):
+def test_a_slice_is_compiled_once(tmp_path, monkeypatch):
   asked = []
 
   def analyse(config, name, wanted):
     asked.append((config.mesh, config.train.questions, name, wanted))
-    return report(int(name.partition(":")[2].partition("x")[0]) * 4)
+    return report(pods.chips(name.partition(":")[2]))
 
   monkeypatch.setattr(pods, "analyse", analyse)
-  monkeypatch.setattr(pods, "versions", lambda *names: {})
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()
-  monkeypatch.setattr(flags.FLAGS, "slices", ["2x4", "4x4"])
-  monkeypatch.setattr(flags.FLAGS, "out", str(tmp_path))
-  pods.main([])
+  slices = pods.Slices(BASE, "3b", "v5e", 4, 4, tmp_path)
+  first = pods.scale(slices, ["2x4", "4x4"], 64, 8)
   programs = ("sample", "update")
   assert asked == [
     ("data:1,fsdp:2,tensor:4", 64, "v5e:2x4", programs),
@@ -107,8 +100,9 @@ def test_a_slice_is_compiled_once(tmp_path, monkeypatch, capsys):
     ("data:1,fsdp:2,tensor:4", 16, "v5e:2x4", programs),
     ("data:1,fsdp:4,tensor:4", 32, "v5e:4x4", programs),
   ]
-  first = json.loads(capsys.readouterr().out)
   assert [row["questions"] for row in first["weak"]] == [16, 32]
-  pods.main([])
+  assert first["strong"][1]["efficiency"] == pytest.approx(0.75)
+  assert pods.scale(slices, ["2x4", "4x4"], 64, 8) == first
   assert len(asked) == 4
-  assert json.loads(capsys.readouterr().out) == first
+  assert pods.scale(slices, ["2x4"], 0, 8).keys() == {"weak"}
+  assert pods.scale(slices, ["2x4"], 64, 0).keys() == {"strong"}

@@ -1,0 +1,1 @@
+"""How a step scales over TPU slices."""
