@@ -7,7 +7,11 @@
 from mirl_jax.full_size import full_size
 
 SLICES = {
-  "v5e-8x8": {"mesh": "fsdp:16,tensor:4", "loss.micro_batches": 4},
+  "v5e-8x8": {
+    "mesh": "fsdp:16,tensor:4",
+    "loss.micro_batches": 4,
+    "train.sample_parts": 2,
+  },
 }
 
 
