@@ -22,6 +22,9 @@ REQUIRES = [
   "ml_dtypes>=0.5",  # bfloat16 in those weights
   "numpy>=2,<3",  # everything on the host
   "pillow>=11",  # images
+  "pyarrow>=21",  # parquet files of questions
+  # Equality of mathematical expressions, in worker processes.
+  "math-verify[antlr4_13_2]>=0.9,<0.10",
   "ml-collections>=1.1,<2",  # configurations
   "absl-py>=2.1",  # flags
   "jaxtyping>=0.3.2",  # shapes in annotations
