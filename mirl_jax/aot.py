@@ -58,6 +58,8 @@ class Compiled:
     arguments, outputs, temporaries: bytes; outputs that take an argument's
       place are not counted.
     code: bytes of the program itself.
+    live: the most bytes that the compiler counts as in use at a time, on-chip
+      memory with HBM; the heap of the temporaries has gaps, and is larger.
     beside: bytes that lie there and are none of its arguments.
     cost: of one run, None where it was not compiled.
     refused: the compiler's reason, "" where there is none.
@@ -70,13 +72,14 @@ class Compiled:
   outputs: int = 0
   temporaries: int = 0
   code: int = 0
+  live: int = 0
   beside: int = 0
   cost: hlo.Cost | None = None
   refused: str = ""
 
   @property
   def peak(self) -> int:
-    """Bytes that must fit at once."""
+    """Bytes that are set aside at once, which must fit."""
     own = self.arguments + self.outputs + self.temporaries + self.code
     return own + self.beside
 
@@ -107,6 +110,7 @@ def compile_program(program: DeviceProgram, devices: int) -> Compiled:
     outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
     temporaries=memory.temp_size_in_bytes,
     code=memory.generated_code_size_in_bytes,
+    live=memory.peak_memory_in_bytes,
     beside=program.beside,
     cost=hlo.cost(made.as_text(), devices),
   )
@@ -147,6 +151,7 @@ def record(done: Compiled, chip: topology.Chip | None) -> dict[str, Any]:
     return {**row, "fits": False, "refused": done.refused}
   assert done.cost is not None
   row["peak_gb"] = done.peak / _GB
+  row["live_gb"] = (done.live + done.beside) / _GB
   row["fits"] = chip is None or done.peak <= chip.memory
   row["tflops"] = done.cost.flops / 1e12
   row["hbm_gb"] = done.cost.bytes / _GB
@@ -185,8 +190,8 @@ def lines(report: Mapping[str, Any]) -> list[str]:
   memory = report["memory_gb"]
   head = f"{report['topology']}, {report['devices']} devices, {report['mesh']}"
   out = [head + (f", {memory:.2f} GB each" if memory else "")]
-  names = ["program", "peak GB", "arguments", "temporaries", "code", "beside"]
-  names += ["TFLOP", "HBM GB", "sent GB", "bound", "compile s"]
+  names = ["program", "peak GB", "live", "arguments", "temporaries", "code"]
+  names += ["beside", "TFLOP", "HBM GB", "sent GB", "bound", "compile s"]
   table = [names]
   for row in report["programs"]:
     if "refused" in row:
@@ -196,7 +201,7 @@ def lines(report: Mapping[str, Any]) -> list[str]:
     bound = ""
     if "bound" in row:
       bound = f"{row['bound']} {row['roofline_s'][row['bound']]:.3g} s"
-    numbers = ("peak", "arguments", "temporaries", "code", "beside")
+    numbers = ("peak", "live", "arguments", "temporaries", "code", "beside")
     table.append(
       [
         row["name"],

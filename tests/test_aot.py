@@ -32,6 +32,8 @@ def test_memory_is_what_lies_there_at_once():
   )
   assert row["peak_gb"] == pytest.approx(0.9)
   assert row["fits"]
+  row = aot.record(done(live=10**8, beside=2 * 10**8), CHIP)
+  assert row["live_gb"] == pytest.approx(0.3)
   row = aot.record(done(arguments=10**8, beside=10**9), CHIP)
   assert not row["fits"]
   assert aot.record(done(beside=10**15), None)["fits"]  # no chip, no limit
@@ -108,6 +110,7 @@ def test_a_compiled_program_has_its_memory_and_cost():
   assert found.outputs == 64 * 64 * 4
   assert found.cost.flops == 2 * 64**3
   assert found.peak >= found.arguments + found.outputs + 7
+  assert found.live > 0
 
 
 @pytest.mark.parametrize("text", ["", "v9:2x2", "v5e", "v5e:0x2", "cpu:x"])
