@@ -38,6 +38,7 @@ from mirl_jax.policy.lora import Leaf, adapted_modules, adapter_leaves
 from mirl_jax.policy.parts import Lora, Training
 from mirl_jax.policy.placement import leaf_sharding, param_shardings
 from mirl_jax.policy.processing import Processor, load_processor
+from mirl_jax.rewards import own
 from mirl_jax.rollout import program as programs
 from mirl_jax.rollout.program import samples
 from mirl_jax.rollout.stop import Stop, compile_stop
@@ -251,6 +252,49 @@ def make_terms(config: ConfigDict) -> tuple[Term, ...]:
   for stage in config.credit:
     _check_stage("credit", stage, config)
   return tuple(terms_from_config(config.credit.to_dict()))
+
+
+def own_names(config: ConfigDict) -> dict[str, tuple[str, ...]]:
+  """The rewards of the user's own that each stage's nodes need.
+
+  Raises:
+    ValueError: for such a reward without a file, or a file that nothing pays.
+  """
+  stages = [stage.name for stage in samples(make_program(config, False))]
+  names = own.own_names(config.credit.to_dict(), stages)
+  if names and not config.reward.file:
+    stage, (first, *_) = next(iter(names.items()))
+    raise ValueError(
+      f"credit: {first} of stage {stage!r} needs a file that scores; give"
+      " reward.file=FILE.py"
+    )
+  if config.reward.file and not names:
+    raise ValueError(
+      f"reward.file={config.reward.file}: no stage is paid by it; in a config"
+      f" file, under c.unlocked(), set c.credit.{stages[-1]}.own ="
+      ' {"weight": 1.0, "baseline": "question", "std": True}'
+    )
+  return names
+
+
+def make_own(config: ConfigDict) -> own.OwnReward | None:
+  """The user's reward file at work, where there is one.
+
+  Raises:
+    ValueError: as `own_names` and `OwnReward`.
+  """
+  names = own_names(config)
+  if not names:
+    return None
+  c = config.reward
+  stages = samples(make_program(config, False))
+  return own.OwnReward(
+    c.file,
+    [names.get(stage.name, ()) for stage in stages],
+    c.workers,
+    c.deadline_s,
+    c.memory_mb,
+  )
 
 
 def make_loss(config: ConfigDict) -> Loss:

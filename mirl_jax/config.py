@@ -63,6 +63,12 @@ def base() -> ConfigDict:
 
   c.world = world_section(BROKEN)
 
+  c.reward = ConfigDict()  # of one's own, see rewards/own.py; credit pays it
+  c.reward.file = ""  # python file that defines score or score_batch
+  c.reward.deadline_s = 5.0  # per call, then it is failed
+  c.reward.memory_mb = 2048  # per worker, beyond its start; 0 = no limit
+  c.reward.workers = 2  # processes that score
+
   c.loss = ConfigDict()
   c.loss.clip_low = 0.2
   c.loss.clip_high = 0.28

@@ -53,6 +53,12 @@ def warnings(
       f"only {verified:.0%} of answers have a verdict: correctness pays few"
       " reasonings; rows need an answer of a known answer_type"
     )
+  for name, share in metrics.items():
+    if name.startswith("heard/") and share == 0:
+      found[f"warn/{name}"] = (
+        f"no node has a value of {name.removeprefix('heard/')} (reward and"
+        " stage): it pays nothing; the scores fail, abstain or have other names"
+      )
   exact = metrics.get("eval/greedy/exact")
   error = metrics.get("eval/greedy/exact_se", 0.0)
   if exact is not None and exact < start.exact - max(0.03, 2 * error):

@@ -307,12 +307,17 @@ def _update(
     policy.dtype,
   )
   jitted = jit_update(update, state, policy)
+  own = build.own_names(config)
   rewards = {
     stage.name: {
       name: jax.ShapeDtypeStruct(
         level.finished.shape, jnp.float32, sharding=batch_sharding(policy.mesh)
       )
-      for name in ("exact", *(LEAF_REWARDS if stage is stages[-1] else ()))
+      for name in (
+        "exact",
+        *(LEAF_REWARDS if stage is stages[-1] else ()),
+        *own.get(stage.name, ()),
+      )
     }
     for stage, level in zip(stages, tree.levels, strict=True)
   }

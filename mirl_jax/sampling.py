@@ -24,6 +24,7 @@ from mirl_jax.parallel.mesh import batch_sharding
 from mirl_jax.parallel.processes import on_host, own_rows
 from mirl_jax.policy.inputs import Prompts
 from mirl_jax.rewards.assess import Assessed, assess, joined
+from mirl_jax.rewards.own import OwnReward
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.tree import Tree
 
@@ -47,6 +48,7 @@ class Sampled:
     slots: of the parts.
     own: the questions that this process judges, in order.
     read: one entry per level, of the own questions.
+    fault: of the first score of a reward file that failed, "" if none did.
     waited: seconds that the host waited for tokens.
     judged: seconds that it read and judged them.
   """
@@ -55,6 +57,7 @@ class Sampled:
   slots: list[Slots]
   own: list[int]
   read: list[Assessed]
+  fault: str
   waited: float
   judged: float
 
@@ -93,16 +96,25 @@ def launch(
 
 
 def collect(
-  parts: Sequence[Part], policy: build.Policy, step: int
+  parts: Sequence[Part],
+  policy: build.Policy,
+  step: int,
+  own_reward: OwnReward | None = None,
 ) -> tuple[Tree, Sampled]:
   """Waits for the parts in turn and judges each as it comes.
+
+  Args:
+    parts: from `launch`.
+    policy: reads the tokens.
+    step: of training.
+    own_reward: adds rewards of the user's own.
 
   Returns:
     The tree on the device, the parts' questions in order, and what was read.
     Whoever drops the parts and, after the update, the tree frees their
     prompts, which are most of a step's data.
   """
-  levels, slots, read = [], [], []
+  levels, slots, read, faults = [], [], [], []
   waited = judged = 0.0
   size = len(parts[0].examples)
   rows = own_rows(policy.mesh, size)
@@ -121,16 +133,23 @@ def collect(
     came = time.monotonic()
     own = jax.tree.map(lambda x: x[rows], found)
     examples = [part.examples[i] for i in rows]
-    read.append(assess(examples, own, policy.processor.decode, step))
+    judgement = assess(examples, own, policy.processor.decode, step)
+    if own_reward is not None:
+      judgement, fault = own_reward.add(examples, judgement)
+      faults += [fault] if fault else []
+    read.append(judgement)
     waited += came - began
     judged += time.monotonic() - came
   trees = [part.tree for part in parts]
   mine = [number * size + i for number in range(len(parts)) for i in rows]
+  fault = faults[0] if faults else ""
   if len(parts) == 1:
-    return trees[0], Sampled(levels[0], slots, mine, read[0], waited, judged)
+    return trees[0], Sampled(
+      levels[0], slots, mine, read[0], fault, waited, judged
+    )
   tree = _joiner(policy.mesh)(trees)
   whole = jax.tree.map(lambda *x: np.concatenate(x), *levels)
-  return tree, Sampled(whole, slots, mine, joined(read), waited, judged)
+  return tree, Sampled(whole, slots, mine, joined(read), fault, waited, judged)
 
 
 @functools.cache  # one jitted function, not one per step

@@ -33,6 +33,7 @@ from mirl_jax.parallel.processes import (
 )
 from mirl_jax.programs import jit_update
 from mirl_jax.rewards.assess import heard_mean
+from mirl_jax.rewards.own import FAILED, own_fault, own_metrics
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import complete_trajectories, samples
 from mirl_jax.runs.checkpoints import Checkpoints
@@ -101,6 +102,7 @@ def _train(
   stages = samples(program)
   names = tuple(stage.name for stage in stages)
   mi, loss = build.make_mi(config), build.make_loss(config)
+  own_reward = build.make_own(config)
   config, buckets = batching.settled(config, policy)
   batcher = batching.make_batcher(config, policy, mi)
   rollout = Rollout(
@@ -170,6 +172,7 @@ def _train(
     meta["after"] = {}  # a finished run may be made longer
 
   with (
+    own_reward or contextlib.nullcontext(),
     contextlib.closing(data),
     contextlib.closing(Profile(workdir, profile, primary)) as tracer,
     MetricsWriter(workdir, resumed, primary) as writer,
@@ -282,7 +285,7 @@ def _train(
         # 1-5. prefill, describe, score, keep, fork: one device program, which
         # runs already. 6. Reward: texts and verdicts, part by part.
         watchdog.phase(f"sampling of step {step + 1}", questions)
-        tree, sampled = collect(parts, policy, step)
+        tree, sampled = collect(parts, policy, step, own_reward)
         parts = []  # what they hold on the device is in the tree
         rewards = {
           name: put_rows(
@@ -316,6 +319,7 @@ def _train(
         )
         row |= {
           **reward_metrics(names, earned),
+          **own_metrics(earned),
           **accounting.padding(sampled.slots, sampled.levels, names),
           **accounting.idle(
             sampled.levels, names, shards * config.train.sample_parts
@@ -330,6 +334,7 @@ def _train(
           "compiles": rollout.compiles + len(traces),
           **memory(),
         }
+        say("own", own_fault(row, sampled.fault))
         dump = config.train.dump_every
         if dump and (step % dump == 0 or step == 1) and primary:
           shown = sampled.own[: config.train.dump_questions]
@@ -404,10 +409,13 @@ def reward_metrics(
   """
   leaf = rewards[names[-1]]
   out = {f"reward/{name}": heard_mean(values) for name, values in leaf.items()}
+  out.pop(f"reward/{FAILED}", None)  # `own_metrics` counts these
   if "correct" in leaf:
     out["reward/verified"] = float(np.isfinite(leaf["correct"]).mean())
-  for name in names[:-1]:
-    out[f"reward/exact/{name}"] = heard_mean(rewards[name]["exact"])
+  for stage in names[:-1]:
+    for name, values in rewards[stage].items():
+      if name != FAILED:
+        out[f"reward/{name}/{stage}"] = heard_mean(values)
   return {name: value for name, value in out.items() if np.isfinite(value)}
 
 

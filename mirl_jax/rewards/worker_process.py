@@ -180,6 +180,8 @@ def _leave_with(nursery: int) -> None:
 def _limit(memory_mb: int) -> None:
   """Limits what a worker may take beyond what it starts with."""
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  if not memory_mb:
+    return
   try:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
   except OSError:

@@ -163,7 +163,8 @@ class Workers:
     count: of processes; they start when first needed.
     deadline_s: seconds that a call may last.
     memory_mb: most megabytes that a worker may take beyond what it starts
-      with, imports of `preload` included; not limited but on Linux.
+      with, imports of `preload` included; 0 = no limit, nor is there one on
+      another system than Linux.
     preload: modules that are imported once for all workers.
     setup: ("package.module:function", *args), called once in each worker
       before its first call.
@@ -190,8 +191,10 @@ class Workers:
       raise ValueError(f"workers: count={count}: give at least 1")
     if not 0 < deadline_s < float("inf"):
       raise ValueError(f"workers: deadline_s={deadline_s}: give more than 0")
-    if memory_mb < 1:
-      raise ValueError(f"workers: memory_mb={memory_mb}: give at least 1")
+    if memory_mb < 0:
+      raise ValueError(
+        f"workers: memory_mb={memory_mb}: give at least 1, or 0 for no limit"
+      )
     self.restarts = 0
     self._task = Task(target, setup, tuple(preload), memory_mb)
     self._count = count

@@ -18,6 +18,7 @@ POINTS = 240  # more steps than this are averaged in bins of equal count
 PANELS = (
   ("Accuracy", "eval/*/accuracy"),
   ("Exact descriptions", "eval/*/exact"),
+  ("Scores of the reward file that failed", "reward/own_failed"),
   ("Reward", "reward/*"),
   ("Mutual information, nats", "mi/mean"),
   ("Loss", "loss/total"),

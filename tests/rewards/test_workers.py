@@ -234,10 +234,12 @@ def test_each_call_has_its_own_deadline(pool):
   assert 2.0 <= time.monotonic() - began < 4.0
 
 
-def test_memory_up_to_the_limit_can_be_had(pool):
+def test_memory_up_to_the_limit_can_be_had(pool, faults):
   assert pool.map([("hold", 200)]) == [Outcome(200_000_000)]
   (over,) = pool.map([("hold", 400)])
   assert over == Outcome(None, "memory limit of 300 MB")
+  with Workers(faults, memory_mb=0) as unlimited:
+    assert unlimited.map([("hold", 400)]) == [Outcome(400_000_000)]
 
 
 def test_workers_import_neither_jax_nor_the_main_module(pool):
@@ -274,7 +276,7 @@ def test_every_worker_is_set_up_once(faults):
     ("faults:do", {"count": 0}, "count=0"),
     ("faults:do", {"deadline_s": 0.0}, "deadline_s=0.0"),
     ("faults:do", {"deadline_s": float("nan")}, "deadline_s=nan"),
-    ("faults:do", {"memory_mb": 0}, "memory_mb=0"),
+    ("faults:do", {"memory_mb": -1}, "memory_mb=-1"),
   ],
 )
 def test_a_pool_that_cannot_work_is_refused(faults, target, options, said):
