@@ -30,6 +30,7 @@ from mirl_jax.learning.supervised import (
   DemonstrationSizes,
   build_supervised_update,
   demonstrations,
+  response_fitting,
   response_text,
 )
 from mirl_jax.policy.abstract import init_params
@@ -94,8 +95,9 @@ def _batches(
   """Demonstrations of step `first` and later, a function of seed and step,
   each with the position in the data after it."""
   c = config.sft
+  source = Mapped(build.make_source(config, "train", policy), demonstrated)
   data = batches(
-    Mapped(build.make_source(config, "train", policy), demonstrated),
+    Mapped(source, response_fitting(policy.processor, c.response_length)),
     c.batch,
     seed=config.data.seed,
     quarantine=Path(workdir) / "quarantine.jsonl",

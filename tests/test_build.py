@@ -9,6 +9,7 @@ from mirl_jax.data.example import Example
 from mirl_jax.data.pipeline import Quarantine
 from mirl_jax.data.source import BadRow, Mapped
 from mirl_jax.information.estimators import MI
+from mirl_jax.rewards.assess import Assessed
 from mirl_jax.worlds.dials import BROKEN
 
 
@@ -105,6 +106,56 @@ def test_every_field_of_the_loss_reaches_it(config):
     else:
       config.loss[name] = before
   assert build.make_loss(config) == start
+
+
+@pytest.fixture
+def paid(config, tmp_path):
+  """A config whose reasonings are paid by a file of the user's."""
+  file = tmp_path / "reward.py"
+  file.write_text("def score(example, text, siblings): return len(text)")
+  with config.unlocked():
+    config.credit.reason.own = {"weight": 0.0}
+    config.reward.file = str(file)
+  return config
+
+
+def test_a_reward_file_scores_the_stages_that_credit_names(paid):
+  assert build.own_names(paid) == {"reason": ("own", "own_failed")}
+  read = [
+    Assessed([], [["a", "bb"]], [], {"exact": np.zeros((1, 2, 1), np.float32)})
+  ] * 2
+  with build.make_own(paid) as own:
+    (describe, reason), fault = own.add([Example("q", (), "?", "")], read)
+  assert describe.rewards.keys() == {"exact"}
+  assert reason.rewards["own"].tolist() == [[[1.0], [2.0]]]
+  assert fault == ""
+
+
+def test_no_reward_file_is_no_process(config):
+  assert build.make_own(config) is None
+
+
+def test_every_field_of_the_reward_reaches_its_workers(paid, monkeypatch):
+  given = []
+  monkeypatch.setattr(build.own, "OwnReward", lambda *x: given.append(x))
+  build.make_own(paid)
+  values = {"deadline_s": 9.0, "memory_mb": 99, "workers": 7, "file": "x.py"}
+  assert set(values) == set(paid.reward)
+  for name, value in values.items():
+    paid.reward[name] = value
+    build.make_own(paid)
+    assert given[-1] != given[-2], name
+
+
+def test_a_reward_without_a_file_and_a_file_without_pay_are_refused(paid):
+  paid.reward.file = ""
+  with pytest.raises(ValueError, match="own of stage 'reason' needs a file"):
+    build.make_own(paid)
+  paid.reward.file = "mine.py"
+  with paid.unlocked():
+    del paid.credit.reason["own"]
+  with pytest.raises(ValueError, match="reward.file=mine.py: no stage is paid"):
+    build.make_own(paid)
 
 
 def test_every_field_of_mi_reaches_it(config):

@@ -65,3 +65,11 @@ def test_tag_rate():
   assert sentence is not None
   assert "49%" in sentence
   assert "--mode=sft" in sentence
+
+
+def test_a_reward_that_no_node_has_pays_nothing():
+  heard = {"heard/own/reason": 0.01, "heard/own/a/describe": 0.0}
+  found = warnings(START, 0, heard)
+  assert list(found) == ["warn/heard/own/a/describe"]
+  (sentence,) = found.values()
+  assert sentence.startswith("no node has a value of own/a/describe")

@@ -52,6 +52,7 @@ def refused(capsys, *argv, code=main.BAD_ARGUMENT):
     (["--config.program.reason.top_p=0.9"], "top_p and top_k are for eval"),
     (["--config.program.reason.top_k=5"], "top_p and top_k are for eval"),
     (["--config.program.reason.temperature=0"], "greedy sampling cannot"),
+    (["--config.reward.file=nowhere.py"], "no stage is paid by it"),
     (["--config.mi.view=blnk"], "did you mean 'blank'"),
     (["--config.mi.stage=reson"], "no stage 'reson'"),
     (["--config.train.questions=0"], "train.questions=0"),

@@ -155,3 +155,18 @@ def test_lengths_must_be_given():
   vlm = build.make_policy(config).config
   with pytest.raises(ValueError, match="data.prompt_buckets and"):
     programs.device_programs(config, vlm, jax.devices()[:1])
+
+
+def test_the_update_takes_the_rewards_of_ones_own():
+  config = runs.small_config(*SIZES)
+  with config.unlocked():
+    config.reward.file = "mine.py"  # which nothing runs
+    config.credit.describe["children_own/clear"] = {"weight": 1.0}
+  vlm = build.make_policy(config).config
+  found = programs.device_programs(config, vlm, jax.devices()[:1])
+  update = next(p for p in found if p.name == "update")
+  names = {stage: set(values) for stage, values in update.arguments[2].items()}
+  assert names == {
+    "describe": {"exact"},
+    "reason": {"exact", "correct", "format", "own/clear", "own_failed"},
+  }

@@ -8,6 +8,7 @@ import pytest
 from mirl_jax import build
 from mirl_jax import sft as mode
 from mirl_jax import testing_runs as runs
+from mirl_jax.data.source import TooManyBadRows
 from mirl_jax.policy.loading import load_params
 from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.metrics import MetricsWriter, read_metrics
@@ -114,9 +115,11 @@ def test_another_seed_shows_other_demonstrations_blank(whole, tmp_path):
   assert read_metrics(tmp_path)[0] != read_metrics(whole)[0]
 
 
-def test_a_response_that_does_not_fit_is_named(tmp_path):
-  with pytest.raises(ValueError, match=r"sft\.response_length is 5; raise it"):
+def test_a_response_that_does_not_fit_is_a_bad_row(tmp_path):
+  with pytest.raises(TooManyBadRows, match=r"quarantine\.jsonl"):
     small(tmp_path, "--config.sft.response_length=5")
+  said = (tmp_path / "quarantine.jsonl").read_text()
+  assert "response tokens, more than 5; raise sft.response_length" in said
 
 
 def test_a_run_of_another_mode_is_refused(tmp_path):

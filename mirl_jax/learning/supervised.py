@@ -56,6 +56,24 @@ def response_text(example: Example) -> tuple[str, str]:
   return see, f"{reason}<answer> {answer}</answer>"
 
 
+def response_fitting(
+  processor: Processor, length: int
+) -> Callable[[Example], Example]:
+  """A check that an example's response fits so many tokens."""
+
+  def response_fits(example: Example) -> Example:
+    """The example itself; ValueError where its response does not fit."""
+    needed = len(processor.encode_text("".join(response_text(example))))
+    if needed > length:
+      raise ValueError(
+        f"needs {needed} response tokens, more than {length}; raise"
+        " sft.response_length"
+      )
+    return example
+
+  return response_fits
+
+
 def region_words(
   example: Example, processor: Processor, tokens: Array, width: int
 ) -> Array:

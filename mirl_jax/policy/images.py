@@ -9,14 +9,23 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from PIL import Image as pil
-from PIL import ImageOps
 
 from mirl_jax.data.example import Image
 from mirl_jax.policy.configs import VisionConfig
 
 _GREY = 128  # the pixel value of a blanked patch
 _MAX_ASPECT = 200
-_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap height and width
+_ORIENTATION = 0x0112  # EXIF tag
+# What brings a picture of each orientation upright; 5 to 8 swap the sides.
+_TURNS = {
+  2: pil.Transpose.FLIP_LEFT_RIGHT,
+  3: pil.Transpose.ROTATE_180,
+  4: pil.Transpose.FLIP_TOP_BOTTOM,
+  5: pil.Transpose.TRANSPOSE,
+  6: pil.Transpose.ROTATE_270,
+  7: pil.Transpose.TRANSVERSE,
+  8: pil.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,15 @@ def _open(image: Image) -> pil.Image:
   return pil.fromarray(np.ascontiguousarray(image))
 
 
+def _orientation(opened: pil.Image) -> int:
+  """EXIF orientation; 1, upright, where there is none to be read."""
+  try:
+    found = opened.getexif().get(_ORIENTATION)
+  except Exception:  # many a camera writes EXIF that no reader takes
+    return 1
+  return found if isinstance(found, int) else 1
+
+
 def image_size(image: Image) -> tuple[int, int]:
   """Height and width as shown (EXIF turned), without decoding pixels.
 
@@ -156,7 +174,7 @@ def image_size(image: Image) -> tuple[int, int]:
   """
   opened = _open(image)
   width, height = opened.size
-  if opened.getexif().get(_ORIENTATION) in (5, 6, 7, 8):
+  if _orientation(opened) in (5, 6, 7, 8):
     return width, height
   return height, width
 
@@ -169,7 +187,8 @@ def decode(image: Image) -> UInt8[np.ndarray, "h w 3"]:
   """
   opened = _open(image)
   try:
-    upright = ImageOps.exif_transpose(opened)
+    turn = _TURNS.get(_orientation(opened))
+    upright = opened if turn is None else opened.transpose(turn)
     if (
       "A" in upright.getbands() or upright.info.get("transparency") is not None
     ):

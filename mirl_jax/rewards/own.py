@@ -109,7 +109,9 @@ class OwnReward:
         setup=("mirl_jax.rewards.own_file:load", self._path),
       )
     except ValueError as error:
-      raise ValueError(f"reward.file={file}: {error}") from error
+      raise ValueError(
+        f"reward.file={file}: {error.__cause__ or error}"
+      ) from error
     (kind,) = self._workers.map([(self._path, "kind")])
     self._batch = kind.value == "score_batch"
 

@@ -144,6 +144,7 @@ class _Worker:
   """A worker process and what stands on its way to it and from it."""
 
   pid: int
+  nursery: _Nursery
   channel: socket.socket
   until: float  # of what it does now
   ready: bool = False
@@ -260,9 +261,9 @@ class Workers:
   def _map(self, calls: Sequence[tuple]) -> list[Outcome]:
     done: dict[int, Outcome] = {}
     waiting = deque(range(len(calls)))
-    idle = [worker for worker in list(self._workers) if self._alive(worker)]
-    busy: list[_Worker] = []
+    idle, busy = list(self._workers), list[_Worker]()
     while waiting or busy:
+      idle = [worker for worker in idle if self._alive(worker)]
       while waiting and len(busy) < self._count:
         number = waiting.popleft()
         try:
@@ -289,12 +290,13 @@ class Workers:
 
   def _alive(self, worker: _Worker) -> bool:
     """Whether an idle worker still waits; one that does not is buried."""
-    poll = select.poll()
-    poll.register(worker.channel, select.POLLIN)
-    if poll.poll(0):
-      self._bury(worker)
-      return False
-    return True
+    if worker.nursery is self._nursery:
+      poll = select.poll()
+      poll.register(worker.channel, select.POLLIN)
+      if not poll.poll(0):
+        return True
+    self._bury(worker)
+    return False
 
   def _fork(self) -> _Worker:
     """A new worker, on its way.
@@ -314,7 +316,7 @@ class Workers:
       ours.close()
       raise
     ours.setblocking(False)
-    worker = _Worker(pid, ours, time.monotonic() + START_S)
+    worker = _Worker(pid, self._tended(), ours, time.monotonic() + START_S)
     self._workers.append(worker)
     return worker
 
@@ -417,7 +419,7 @@ class Workers:
     self.restarts += 1
     self._workers.remove(worker)
     worker.channel.close()
-    if self._nursery is None:
+    if self._nursery is None or worker.nursery is not self._nursery:
       return _ORPHAN
     try:
       status = self._nursery.end(worker.pid)

@@ -17,6 +17,7 @@ from mirl_jax.learning.supervised import (
   build_supervised_update,
   demonstrations,
   region_words,
+  response_fitting,
   response_text,
   supervised_loss,
 )
@@ -161,6 +162,13 @@ def test_blank_share(processor):
   np.testing.assert_array_equal(taught, ~blank(some))
   np.testing.assert_array_equal(some.tokens, clean.tokens)
   assert (every.words == -1).all()
+
+
+def test_a_response_fits_where_its_batch_takes_it(processor):
+  (needed,) = make([example()], processor).mask.sum(axis=1)
+  assert response_fitting(processor, int(needed))(example()) == example()
+  with pytest.raises(ValueError, match=f"needs {needed} response tokens, more"):
+    response_fitting(processor, int(needed) - 1)(example())
 
 
 def test_what_cannot_be_demonstrated_is_an_error(processor):

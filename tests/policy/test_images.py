@@ -120,6 +120,17 @@ def test_exif_orientation_turns_the_picture(orientation):
   assert_equals_reference(data, tiny(), upright)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+def test_exif_that_cannot_be_read_turns_nothing(kind):
+  pixels = np.random.default_rng(1).integers(0, 256, (30, 90, 3), np.uint8)
+  picture = Image.fromarray(pixels)
+  plain = encoded(picture, kind)
+  broken = encoded(picture, kind, exif=b"Exif\0\0garbage")
+  assert broken != plain
+  assert im.image_size(broken) == (30, 90)
+  np.testing.assert_array_equal(im.decode(broken), im.decode(plain))
+
+
 @pytest.mark.parametrize(
   "name", ["mathvision", "algopuzzlevqa", "dynamath", "nlvr", "shapes"]
 )
