@@ -307,22 +307,29 @@ def _update(
     policy.dtype,
   )
   jitted = jit_update(update, state, policy)
-  own = build.own_names(config)
+  names = reward_names(config)
   rewards = {
     stage.name: {
       name: jax.ShapeDtypeStruct(
         level.finished.shape, jnp.float32, sharding=batch_sharding(policy.mesh)
       )
-      for name in (
-        "exact",
-        *(LEAF_REWARDS if stage is stages[-1] else ()),
-        *own.get(stage.name, ()),
-      )
+      for name in names[stage.name]
     }
     for stage, level in zip(stages, tree.levels, strict=True)
   }
   arguments = (state, tree, rewards, frozen)
   return DeviceProgram("update", jitted, arguments, 1, beside)
+
+
+def reward_names(config: ConfigDict) -> dict[str, tuple[str, ...]]:
+  """The rewards that a run hands to the update, by stage."""
+  own = build.own_names(config)
+  *others, last = [s.name for s in samples(build.make_program(config, False))]
+  leaf = {last: LEAF_REWARDS}
+  return {
+    stage: ("exact", *leaf.get(stage, ()), *own.get(stage, ()))
+    for stage in (*others, last)
+  }
 
 
 def jit_update(

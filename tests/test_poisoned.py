@@ -237,3 +237,21 @@ def test_too_many_bad_rows_stop_a_run_with_a_message(tmp_path, capsys):
   assert "rows drawn are bad, more than the allowed share of 0.2" in err
   assert str(workdir / "quarantine.jsonl") in err
   assert len(quarantined(workdir)) > get_config().data.max_bad_share * 100
+
+
+def test_a_reward_file_that_cannot_run_is_one_clear_line(tmp_path, capsys):
+  file, config = tmp_path / "reward.py", tmp_path / "config.py"
+  config.write_text(CONFIG.format(file=str(file)))
+  workdir = tmp_path / "run"
+  for code, said in (
+    ("def score(:", "SyntaxError: "),
+    ("def scores(e, t, s): return 1", "it defines neither"),
+  ):
+    file.write_text(code)
+    argv = [f"--config={config}", *runs.SMALL, f"--workdir={workdir}"]
+    assert main.run(argv) == main.BAD_ARGUMENT
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: reward.file={file}: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not (workdir / "config.json").exists()

@@ -157,16 +157,12 @@ def test_lengths_must_be_given():
     programs.device_programs(config, vlm, jax.devices()[:1])
 
 
-def test_the_update_takes_the_rewards_of_ones_own():
-  config = runs.small_config(*SIZES)
+def test_rewards_of_ones_own_are_among_those_of_the_update():
+  config = runs.small_config()
+  names = {"describe": ("exact",), "reason": ("exact", "correct", "format")}
+  assert programs.reward_names(config) == names
   with config.unlocked():
     config.reward.file = "mine.py"  # which nothing runs
     config.credit.describe["children_own/clear"] = {"weight": 1.0}
-  vlm = build.make_policy(config).config
-  found = programs.device_programs(config, vlm, jax.devices()[:1])
-  update = next(p for p in found if p.name == "update")
-  names = {stage: set(values) for stage, values in update.arguments[2].items()}
-  assert names == {
-    "describe": {"exact"},
-    "reason": {"exact", "correct", "format", "own/clear", "own_failed"},
-  }
+  names["reason"] += ("own/clear", "own_failed")
+  assert programs.reward_names(config) == names

@@ -6,6 +6,7 @@ import pytest
 
 from mirl_jax import batching, build
 from mirl_jax import testing_runs as runs
+from mirl_jax.rewards.own import OwnReward
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import samples
 from mirl_jax.sampling import collect, launch
@@ -38,6 +39,29 @@ def run(setting, parts):
   policy, _, rollout, params, batcher, examples = setting
   started = launch(rollout, params, batcher, examples, jax.random.key(3), parts)
   return started, *collect(started, policy, 0)
+
+
+def test_rewards_of_ones_own_are_added_part_by_part(setting, tmp_path):
+  policy, _, rollout, params, batcher, examples = setting
+  file = tmp_path / "reward.py"
+  file.write_text(
+    "def score(example, text, siblings):\n"
+    f"  return len(text) / (example.id != {examples[3].id!r})\n"
+  )
+  key = jax.random.key(3)
+  started = launch(rollout, params, batcher, examples, key, 2)
+  names = [(), ("own", "own_failed")]
+  with OwnReward(str(file), names, 1, 60.0, 1024) as own_reward:
+    _, got = collect(started, policy, 0, own_reward)
+  assert "own" not in got.read[0].rewards
+  leaf = got.read[1]
+  lengths = [[len(path) for path in row] for row in leaf.paths]
+  np.testing.assert_array_equal(
+    leaf.rewards["own"].reshape(4, -1)[:3], lengths[:3]
+  )
+  assert np.isnan(leaf.rewards["own"][3]).all()
+  assert leaf.rewards["own_failed"].sum() == len(lengths[3])
+  assert got.fault == "ZeroDivisionError: division by zero (line 2)"
 
 
 def test_parts_are_the_whole_in_order(setting):
