@@ -12,6 +12,7 @@ from mirl_jax import testing_runs as runs
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state
 from mirl_jax.policy.abstract import count_params
+from mirl_jax.rewards.assess import LEAF_REWARDS
 from mirl_jax.start import abstract, place_state, start_params
 
 SIZES = (
@@ -159,7 +160,7 @@ def test_lengths_must_be_given():
 
 def test_rewards_of_ones_own_are_among_those_of_the_update():
   config = runs.small_config()
-  names = {"describe": ("exact",), "reason": ("exact", "correct", "format")}
+  names = {"describe": ("exact",), "reason": ("exact", *LEAF_REWARDS)}
   assert programs.reward_names(config) == names
   with config.unlocked():
     config.reward.file = "mine.py"  # which nothing runs
