@@ -12,10 +12,16 @@ def test_a_run_may_go_on_with_more_steps_only(tmp_path):
     "--config.train.steps=99",
     "--config.train.keep=5",
     "--config.export.dtype=bfloat16",
+    "--config.reward.deadline_s=60",
+    "--config.reward.memory_mb=0",
+    "--config.reward.workers=5",
   )
   check_same_run(longer, str(tmp_path), "train", "train")
   other = runs.small_config("--config.optimizer.lr=1.0")
   with pytest.raises(ValueError, match=r"optimizer\.lr: .* -> 1\.0"):
+    check_same_run(other, str(tmp_path), "train", "train")
+  other = runs.small_config("--config.reward.file=mine.py")
+  with pytest.raises(ValueError, match=r"reward\.file: '' -> 'mine\.py'"):
     check_same_run(other, str(tmp_path), "train", "train")
   with pytest.raises(ValueError, match="--mode=sft, not of --mode=train"):
     check_same_run(config, str(tmp_path), "sft", "train")

@@ -99,7 +99,7 @@ def serve(channel: socket.socket) -> None:
   the worker's process id, or minus the error number; END ends a process of
   that id and gets its status, as of os.waitpid, or UNKNOWN.
   """
-  os.dup2(2, 1)  # what a worker prints is no output of the run's
+  _redirect()
   task: Task = pickle.loads(read_frame(channel) or b"")
   try:
     for module in task.preload:
@@ -130,9 +130,20 @@ def serve(channel: socket.socket) -> None:
       _end(worker)
 
 
+def _redirect() -> None:
+  """What a worker prints is no output of the run's, but may be read."""
+  try:
+    os.dup2(2, 1)
+  except OSError:  # the run has closed its own
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+      os.dup2(nowhere, stream)
+
+
 def _fork(channel: socket.socket, given: int, task: Task) -> int:
   nursery = os.getpid()
-  sys.stdout.flush()
+  with contextlib.suppress(Exception):
+    sys.stdout.flush()  # or what an import printed is printed by each worker
   try:
     worker = os.fork()
   except OSError as error:

@@ -78,7 +78,7 @@ class _Nursery:
           sys.executable,
           "-c",
           _PROGRAM,
-          json.dumps(sys.path),
+          json.dumps([path for path in sys.path if isinstance(path, str)]),
           str(theirs.fileno()),
         ],
         stdin=subprocess.DEVNULL,

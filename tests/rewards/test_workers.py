@@ -421,3 +421,22 @@ def test_no_process_outlives_the_one_that_made_the_pool(
     parent.wait(20)
   assert "noise\nmore noise\n" in errors
   assert until(lambda: not processes(nursery))
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_process_without_streams_has_workers_too(faults, tmp_path, closed):
+  out = tmp_path / "out"
+  script = tmp_path / "parent.py"
+  script.write_text(
+    "import sys\n"
+    f"sys.path[:0] = [{str(tmp_path)!r}]\n"
+    "from mirl_jax.rewards.workers import Workers\n"
+    "with Workers('faults:do') as pool:\n"
+    "  found = pool.map([('noise',), ('leave', 1), ('double', 1)])\n"
+    f"open({str(out)!r}, 'w').write(str([x.value for x in found]))\n"
+  )
+  path = os.pathsep.join(filter(None, sys.path))
+  command = f"exec {sys.executable} {script} {closed}"
+  environment = {**os.environ, "PYTHONPATH": path}
+  assert subprocess.run(command, shell=True, env=environment).returncode == 0
+  assert out.read_text() == "['said', None, 2]"
