@@ -35,6 +35,10 @@ goes into --config.data.train instead):
     describe       shapes or nlvr: fills description and reasoning of those two
                    data sets from what they say of their pictures
     method         mirl (default), mirl_paper or grpo
+    reward         a python file that defines score(example, text, siblings):
+                   it pays the last stage, beside correctness and with the same
+                   weight (mirl_jax/rewards/own.py); the field
+                   --config.credit.STAGE.own.weight changes that
 
 A policy that does not yet write <description>, <think> and <answer> needs a
 supervised start first; `config.sft` has its sizes:
@@ -63,6 +67,7 @@ _FIELDS = {
   "group_pattern": "",
   "describe": "",
   "method": "mirl",
+  "reward": "",
 }
 
 # What a data set needs beside its rows. Lengths are the longest that it has
@@ -127,6 +132,15 @@ def get_config(arg: str = "") -> ConfigDict:
   c.data.group_pattern = given["group_pattern"] or (
     "" if given["group"] else preset.get("group_pattern", "")
   )
+
+  if given["reward"]:
+    c.reward.file = given["reward"]
+    with c.unlocked():
+      c.credit[c.program.stages[-1]].own = {
+        "weight": 1.0,
+        "baseline": "question",
+        "std": True,
+      }
 
   c.policy.min_pixels = preset.get("min_pixels", 0)
   c.policy.max_pixels = preset.get("max_pixels", 0)

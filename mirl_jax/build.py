@@ -270,8 +270,9 @@ def own_names(config: ConfigDict) -> dict[str, tuple[str, ...]]:
     )
   if config.reward.file and not names:
     raise ValueError(
-      f"reward.file={config.reward.file}: no stage is paid by it; in a config"
-      f" file, under c.unlocked(), set c.credit.{stages[-1]}.own ="
+      f"reward.file={config.reward.file}: no stage is paid by it; take"
+      " configs/mirl_jsonl.py:path=DIR,reward=FILE, or in your own config"
+      f" file, in `with c.unlocked():`, set c.credit.{stages[-1]}.own ="
       ' {"weight": 1.0, "baseline": "question", "std": True}'
     )
   return names

@@ -55,6 +55,17 @@ def test_fields_reach_the_config():
   assert parts * 0.9 < both <= parts
 
 
+def test_a_reward_file_pays_the_last_stage():
+  c = config("path=a")
+  assert build.own_names(c) == {}
+  c = config("path=a,reward=mine.py", "credit.reason.own.weight=0.5")
+  assert c.reward.file == "mine.py"
+  (term,) = [x for x in build.make_terms(c) if x.source == "own"]
+  assert (term.stage, term.weight) == ("reason", 0.5)
+  c = config("path=a,reward=mine.py,method=grpo")
+  assert build.own_names(c) == {"response": ("own", "own_failed")}
+
+
 def test_a_data_set_brings_its_groups_unless_others_are_given():
   nlvr = config("path=a,describe=nlvr").data
   assert (nlvr.group, nlvr.group_pattern) == ("id", "^(.*)-")
