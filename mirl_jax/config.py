@@ -67,7 +67,7 @@ def base() -> ConfigDict:
   c.reward.file = ""  # python file that defines score or score_batch
   c.reward.deadline_s = 5.0  # per call, then it is failed
   c.reward.memory_mb = 2048  # per worker, beyond its start; 0 = no limit
-  c.reward.workers = 2  # processes that score
+  c.reward.workers = 2  # that score, for each process of the run
 
   c.loss = ConfigDict()
   c.loss.clip_low = 0.2

@@ -183,7 +183,7 @@ def test_a_run_on_poisoned_data_with_a_faulty_reward_ends_well(tmp_path):
     "--config.train.dump_every=0",
     "--config.train.save_every=0",
     "--config.eval.every=0",
-    "--config.reward.deadline_s=1.0",
+    "--config.reward.deadline_s=3.0",
   )
   out, err = process.communicate(timeout=900)
   assert process.returncode == 0, err
