@@ -16,6 +16,7 @@ from mirl_jax.rollout.program import samples
 from mirl_jax.runs.dump import dump_rollouts
 from mirl_jax.runs.files import write_atomic
 from mirl_jax.runs.report import write_report
+from mirl_jax.screening.run import run_screening
 from mirl_jax.start import load_roles
 
 
@@ -50,6 +51,8 @@ def eval(config: ConfigDict, workdir: str) -> int:
     config.eval.batch,
     build.place_key(config.eval.seed, policy),
   )
+  if config.eval.screen and questions:
+    run_screening(config, policy, roles, questions, step, workdir)
   if jax.process_index():
     return 0
   record = {"step": step, "questions": len(questions), **figures}

@@ -1,0 +1,87 @@
+"""Screens a policy on questions and writes what was found."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from mirl_jax import batching, build
+from mirl_jax.data.example import Example
+from mirl_jax.information.estimators import MI
+from mirl_jax.runs.files import write_atomic
+from mirl_jax.screening.chart import screening_chart
+from mirl_jax.screening.figures import screening_figures
+from mirl_jax.screening.observe import kept_count, observe, scored_stage
+from mirl_jax.screening.table import screening_table
+
+FOLDER = "eval"
+
+
+def screen(
+  config: ConfigDict,
+  policy: build.Policy,
+  roles: dict[str, Any],
+  questions: Sequence[Example],
+  mi: MI | None,
+) -> dict[str, Any]:
+  """What `screening_figures` finds for a policy.
+
+  Args:
+    config: of the run: its program, and `eval` for batches and seed.
+    policy: that describes.
+    roles: parameters by role.
+    questions: one at least.
+    mi: the estimator; its scorer reads all variants.
+
+  Raises:
+    ValueError: for a program with one description of each question.
+  """
+  program = build.make_program(config, False)
+  data = observe(
+    policy,
+    roles,
+    batching.make_batcher(config, policy, mi),
+    program,
+    mi,
+    questions,
+    config.eval.batch,
+    build.place_key(config.eval.seed, policy),
+  )
+  k = kept_count(program, scored_stage(program, mi), data.length.shape[1])
+  return screening_figures(data, k, config.eval.seed)
+
+
+def write_screening(record: dict[str, Any], workdir: str) -> None:
+  """Prints the table and writes eval/screening.json and eval/screening.svg."""
+  folder = Path(workdir) / FOLDER
+  text = json.dumps(record, indent=1, allow_nan=False)
+  written = write_atomic(folder / "screening.json", text + "\n")
+  drawn = write_atomic(folder / "screening.svg", screening_chart(record))
+  print(screening_table(record))
+  print(f"written: {written}, {drawn}")
+
+
+def run_screening(
+  config: ConfigDict,
+  policy: build.Policy,
+  roles: dict[str, Any],
+  questions: Sequence[Example],
+  step: int | None,
+  workdir: str,
+) -> None:
+  """Screens by the run's own estimator; the first process writes.
+
+  Args:
+    config: of the run.
+    policy: that describes.
+    roles: parameters by role.
+    questions: one at least.
+    step: that the parameters are of.
+    workdir: of the run.
+  """
+  record = screen(config, policy, roles, questions, build.make_mi(config))
+  if jax.process_index() == 0:
+    write_screening({"step": step, **record}, workdir)
