@@ -128,7 +128,9 @@ def base() -> ConfigDict:
   c.eval.final_questions = 512  # before and after
   c.eval.batch = 64
   c.eval.samples = 4  # n of avg@n and pass@k
-  c.eval.screen = False  # also screen-then-fork with the training program
+  # Also screen-then-fork with the training program; --mode=eval then tells how
+  # well each score screens (screening/).
+  c.eval.screen = False
   c.eval.seed = 1
 
   c.sft = ConfigDict()  # of --mode=sft

@@ -1,5 +1,6 @@
 """report.html: what a run did, on one page that needs nothing else."""
 
+import base64
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from mirl_jax.runs.report_rollouts import DAMAGE, rollout_section
 from mirl_jax.runs.summary import read_summary, rows
 
 REPORT_FILE = "report.html"
+SCREENING_FILE = "eval/screening.svg"
 
 # Config fields that say what a run was, by the last part of their name.
 ESSENTIALS = (
@@ -154,6 +156,20 @@ def _warnings(workdir: Path, metrics: Sequence[dict[str, Any]]) -> str:
   return section("Warnings", "warnings", body)
 
 
+def _screening(workdir: Path) -> str:
+  """The picture that --mode=eval drew, where it screened."""
+  drawn, _ = _try((workdir / SCREENING_FILE).read_bytes)
+  if drawn is None:
+    return ""
+  data = base64.b64encode(drawn).decode()
+  body = (
+    '<div class="card"><img style="width:100%" alt="AUC of each score" '
+    f'src="data:image/svg+xml;base64,{data}"></div>'
+  )
+  note = "How well each score tells right from wrong within a question."
+  return section("Screening", "screening", body, note)
+
+
 def _curves(metrics: Sequence[dict[str, Any]], fault: str) -> str:
   if not metrics:
     why = fault or "No metrics.jsonl yet: no step was logged."
@@ -185,6 +201,7 @@ def write_report(workdir: PathLike) -> Path:
       _result(folder),
       _warnings(folder, metrics),
       _curves(metrics, fault),
+      _screening(folder),
       f"<section>{rollout_section(folder)}</section>",
     )
   )

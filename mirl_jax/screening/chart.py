@@ -116,7 +116,7 @@ def _rows(names: Sequence[str]) -> dict[str, float]:
   return heights
 
 
-def _axis(panel: Panel, left: float, bottom: float) -> list[str]:
+def _axis(panel: Panel, left: float | int, bottom: float | int) -> list[str]:
   low, high = panel.span()
   parts = [
     f'<text class="head" x="{left}" y="18">{esc(panel.title[0])}</text>'
@@ -137,13 +137,13 @@ def _axis(panel: Panel, left: float, bottom: float) -> list[str]:
   return parts
 
 
-def _place(value: float, panel: Panel, left: float) -> float:
+def _place(value: float | int, panel: Panel, left: float | int) -> float:
   low, high = panel.span()
   return round(left + (value - low) / (high - low) * PANEL, 1)
 
 
 def _marks(
-  panel: Panel, left: float, heights: Mapping[str, float]
+  panel: Panel, left: float | int, heights: Mapping[str, float]
 ) -> list[str]:
   parts = []
   for name, y in heights.items():

@@ -175,7 +175,7 @@ def with_bounds(data: Observed, seed: int) -> dict[str, Grid]:
     seed: of `random`.
   """
   shape = data.length.shape
-  random = np.random.default_rng(seed).random(shape)
+  random = np.random.default_rng([seed, 1]).random(shape)
   made = {**data.scores, "random": np.where(data.finished, random, np.nan)}
   if np.isfinite(data.exact).any():
     made["oracle"] = np.where(data.finished, data.exact, np.nan)

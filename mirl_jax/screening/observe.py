@@ -165,6 +165,7 @@ class Observer:
     rollout: of the forked program.
     mi: the configured estimator, and whether it is the run's own.
     own: whether `mi` is the run's, and hence a score of its own.
+    batch: questions of a batch.
     batchers: by estimator, see `estimators`.
     scorers: by estimator.
   """
@@ -175,6 +176,7 @@ class Observer:
   rollout: Rollout
   mi: MI
   own: bool
+  batch: int
   batchers: dict[str, Batcher]
   scorers: dict[str, Callable[..., Any]]
 
@@ -299,8 +301,10 @@ def make_observer(
     batcher: of its prompts.
     program: whose descriptions are scored.
     mi: of the run; None scores the first stage by the live policy.
-    batch: questions of a batch.
+    batch: questions of a batch, rounded up to a multiple of the shards.
   """
+  shards = data_shards(policy.mesh)
+  batch = -(-batch // shards) * shards
   level = scored_stage(program, mi)
   stage = samples(program)[level]
   configured = mi or MI(stage=stage.name)
@@ -324,6 +328,7 @@ def make_observer(
     ),
     mi=configured,
     own=mi is not None,
+    batch=batch,
     batchers={
       name: dataclasses.replace(batcher, mi=one, prompt_buckets=room)
       for name, one in made.items()
@@ -355,35 +360,27 @@ def cut(data: Observed, count: int) -> Observed:
 
 
 def observe(
-  policy: Policy,
+  observer: Observer,
   roles: dict[str, Any],
-  batcher: Batcher,
-  program: Program,
-  mi: MI | None,
   examples: Sequence[Example],
-  batch: int,
   key: jax.Array,
 ) -> Observed:
   """Draws for every question, in batches that are filled up and cut.
 
   Args:
-    policy: that describes.
+    observer: from `make_observer`.
     roles: parameters by role.
-    batcher: of its prompts.
-    program: whose descriptions are scored.
-    mi: of the run, or None.
     examples: the questions, one at least.
-    batch: questions per device batch.
     key: of the draws; a draw depends on no other question.
+
+  Returns:
+    The questions in the order of `dealt`.
   """
-  shards = data_shards(policy.mesh)
-  batch = -(-min(batch, len(examples)) // shards) * shards
-  observer = make_observer(policy, batcher, program, mi, batch)
   order = dealt(examples)
   group = groups_of(order)
   parts = []
-  for begin in range(0, len(order), batch):
-    at = (begin + np.arange(batch)) % len(order)
+  for begin in range(0, len(order), observer.batch):
+    at = (begin + np.arange(observer.batch)) % len(order)
     rows = [order[i] for i in at]
     part = observer(roles, rows, group[at], key)
     parts.append(cut(part, len(order) - begin))

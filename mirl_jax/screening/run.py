@@ -12,12 +12,16 @@ from mirl_jax import batching, build
 from mirl_jax.data.example import Example
 from mirl_jax.information.estimators import MI
 from mirl_jax.runs.files import write_atomic
+from mirl_jax.runs.report import SCREENING_FILE
 from mirl_jax.screening.chart import screening_chart
 from mirl_jax.screening.figures import screening_figures
-from mirl_jax.screening.observe import kept_count, observe, scored_stage
+from mirl_jax.screening.observe import (
+  kept_count,
+  make_observer,
+  observe,
+  scored_stage,
+)
 from mirl_jax.screening.table import screening_table
-
-FOLDER = "eval"
 
 
 def screen(
@@ -40,26 +44,25 @@ def screen(
     ValueError: for a program with one description of each question.
   """
   program = build.make_program(config, False)
-  data = observe(
+  observer = make_observer(
     policy,
-    roles,
     batching.make_batcher(config, policy, mi),
     program,
     mi,
-    questions,
-    config.eval.batch,
-    build.place_key(config.eval.seed, policy),
+    min(config.eval.batch, len(questions)),
   )
+  key = build.place_key(config.eval.seed, policy)
+  data = observe(observer, roles, questions, key)
   k = kept_count(program, scored_stage(program, mi), data.length.shape[1])
   return screening_figures(data, k, config.eval.seed)
 
 
 def write_screening(record: dict[str, Any], workdir: str) -> None:
   """Prints the table and writes eval/screening.json and eval/screening.svg."""
-  folder = Path(workdir) / FOLDER
+  chart = Path(workdir) / SCREENING_FILE
   text = json.dumps(record, indent=1, allow_nan=False)
-  written = write_atomic(folder / "screening.json", text + "\n")
-  drawn = write_atomic(folder / "screening.svg", screening_chart(record))
+  written = write_atomic(chart.with_suffix(".json"), text + "\n")
+  drawn = write_atomic(chart, screening_chart(record))
   print(screening_table(record))
   print(f"written: {written}, {drawn}")
 

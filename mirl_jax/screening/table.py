@@ -35,6 +35,12 @@ def shown(figure: Mapping[str, Any], scale: float | int = 1) -> str:
   return text if error is None else f"{text} ± {scale * error:.{digits}f}"
 
 
+def _counted(figure: Mapping[str, Any]) -> str:
+  """A figure that may rest on few questions, with their number."""
+  text = shown(figure)
+  return text if figure["mean"] is None else f"{text} ({figure['questions']})"
+
+
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return [
@@ -74,7 +80,7 @@ def _target(record: Mapping[str, Any], target: str) -> list[str]:
         shown(of["auc_length_removed"]),
         shown(of["kept"]["difference"], 100),
         shown(of["first"]["difference"], 100),
-        shown(score["length_correlation"]),
+        _counted(score["length_correlation"]),
       )
     )
   return [

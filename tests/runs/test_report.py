@@ -1,3 +1,4 @@
+import base64
 from html.parser import HTMLParser
 
 import numpy as np
@@ -219,3 +220,13 @@ def test_warnings_say_when_and_zeros_are_no_warning():
 def test_essentials_prefer_known_names():
   config = {"zed": 1, "deep": {"seed": 3, "other": 2}, "steps": 5, "none": None}
   assert essentials(config) == [("deep.seed", 3), ("steps", 5), ("zed", 1)]
+
+
+def test_a_screening_is_shown_where_one_was_drawn(tmp_path):
+  assert "Screening" not in write_report(tmp_path).read_text()
+  drawn = tmp_path / "eval" / "screening.svg"
+  drawn.parent.mkdir()
+  drawn.write_text("<svg>drawn</svg>")
+  page = write_report(tmp_path).read_text()
+  inside = base64.b64encode(drawn.read_bytes()).decode()
+  assert f'src="data:image/svg+xml;base64,{inside}"' in page
