@@ -148,8 +148,15 @@ def test_a_stand_in_never_shows_the_questions_own_group(parts):
 def test_without_mi_the_first_stage_is_scored_by_the_policy(parts):
   observer, roles, questions = parts
   config = runs.small_config()
-  bare = make_observer(config, observer.policy, False), roles, questions[:4]
-  data = observed(bare)
+  bare = make_observer(config, observer.policy, False)
+  names = bare.mi.view, "blank"  # as much as is looked at here
+  bare = dataclasses.replace(
+    bare,
+    rollout=observer.rollout,
+    batchers={name: bare.batchers[name] for name in names},
+    scorers={name: bare.scorers[name] for name in names},
+  )
+  data = observed((bare, roles, questions[:4]))
   assert "mi" not in data.scores
   # A policy scores its own draws to what its sampler said: λ = 0 in effect.
   total = data.scores["likelihood, sum"]
