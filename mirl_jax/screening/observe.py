@@ -27,8 +27,7 @@ from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import Keep, Program, Sample, samples
 from mirl_jax.rollout.tree import Level, flat, nodes
 
-VIEWS = ("blank", "removed", "masked", "other")
-MIXED = {"masked": 2, "other": 4}  # views of them, 1 of the others
+VIEWS = {"blank": 1, "removed": 1, "masked": 2, "other": 4}  # mixed of each
 LAMBDAS = (0.4, 0.8, 1.0)
 SHUFFLED = "shuffled"  # the control, and the key of its view
 
@@ -108,19 +107,13 @@ def estimators(configured: MI, batch: int) -> dict[str, MI]:
     configured: of the run, or MI of the scored stage.
     batch: questions of a batch.
   """
-  made = {
-    view: dataclasses.replace(
-      configured,
-      view=view,
-      views=min(MIXED.get(view, 1), batch - 1)
-      if view == "other"
-      else MIXED.get(view, 1),
-      clip=0.0,
-      plausible=0.0,
-    )
-    for view in VIEWS
-    if view != "other" or batch > 1
-  }
+  made = {}
+  for view, count in VIEWS.items():
+    count = min(count, batch - 1) if view == "other" else count
+    if count:
+      made[view] = dataclasses.replace(
+        configured, view=view, views=count, clip=0.0, plausible=0.0
+      )
   made[configured.view] = configured
   if batch > 1:
     made[SHUFFLED] = dataclasses.replace(
@@ -130,15 +123,17 @@ def estimators(configured: MI, batch: int) -> dict[str, MI]:
 
 
 def make_scorer(policy: Policy, mi: MI) -> Callable[..., Any]:
-  """`score_nodes` of one estimator, jitted for the policy's mesh."""
+  """`score_nodes` of one estimator, jitted for the policy's mesh; the last
+  argument says whether the sampler's log-probs are its first term."""
 
   def score(
     params: Any,
     prompts: Prompts,
     views: Prompts,
     levels: tuple[Level, ...],
-    clean: jax.Array | None,
+    reuse: bool,
   ) -> dict[str, jax.Array]:
+    level = levels[-1]
     return score_nodes(
       params,
       policy.config,
@@ -146,12 +141,14 @@ def make_scorer(policy: Policy, mi: MI) -> Callable[..., Any]:
       prompts,
       views,
       nodes(levels),
-      flat(levels[-1].sampled),
-      clean,
+      flat(level.sampled),
+      flat(level.logprobs) if reuse else None,
       policy.dtype,
     )
 
-  return jax.jit(score, out_shardings=batch_sharding(policy.mesh))
+  return jax.jit(
+    score, static_argnums=4, out_shardings=batch_sharding(policy.mesh)
+  )
 
 
 @dataclass(frozen=True)
@@ -193,18 +190,13 @@ class Observer:
     prompts, views = batchers[first].batch(examples)
     tree = self.rollout(roles, prompts, None, key)
     levels = tree.levels[: self.level + 1]
-    sampled = flat(levels[-1].logprobs)
     reuse = self.mi.reuses_sampler(self.stage.temperature)
     params = roles[self.mi.scorer]
-    found = {
-      first: self.scorers[first](
-        params, prompts, views, levels, sampled if reuse else None
-      )
-    }
+    found = {first: self.scorers[first](params, prompts, views, levels, reuse)}
     for name in others:
       prompts, views = batchers[name].batch(examples)
       # Only the second term is read of these: any first one will do.
-      found[name] = self.scorers[name](params, prompts, views, levels, sampled)
+      found[name] = self.scorers[name](params, prompts, views, levels, True)
     held = on_host(tree.levels)
     read = assess(examples, held, self.policy.processor.decode)
     return self._read(examples, group, held, read, on_host(found))
@@ -251,7 +243,7 @@ class Observer:
     tokens = np.maximum(length, 1)
     clean = found[self.mi.view]["clean"]
     scores = {"mi": found[self.mi.view]["mi"]} if self.own else {}
-    for view in [name for name in found if name != SHUFFLED]:
+    for view in [name for name in self.batchers if name != SHUFFLED]:
       prior = found[view]["prior"]
       for weight in LAMBDAS:
         scores[score_name(view, weight)] = (clean - weight * prior) / tokens

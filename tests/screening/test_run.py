@@ -1,10 +1,12 @@
 import json
+import sys
 
-import jax
 import pytest
 
+from launch import local
 from mirl_jax import inspection
 from mirl_jax import testing_runs as runs
+from mirl_jax.config import get_config
 from mirl_jax.screening.chart import screening_chart
 from mirl_jax.screening.table import screening_table
 
@@ -36,14 +38,12 @@ def test_eval_screens_and_writes_what_it_finds(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_program_of_one_stage_is_screened_too(tmp_path):
-  config = runs.small_config("--config.eval.screen=true")
-  grpo = {"fanout": 4, "max_tokens": 76}
+  config = get_config("grpo")
   with config.unlocked():
-    del config.mi
-    config.program.stages = ("describe",)
-    config.program.describe.update(grpo, stop="</answer>")
-    config.credit = {"describe": {}}
-    config.loss.kl = {}
+    config.program.response.fanout = 4
+    config.eval.screen = True
+    config.eval.final_questions = config.eval.batch = 8
+    config.eval.samples = 2
   assert inspection.eval(config, str(tmp_path)) == 0
   record = json.loads((tmp_path / "eval" / "screening.json").read_text())
   assert "mi" not in record["scores"]
@@ -53,12 +53,7 @@ def test_a_program_of_one_stage_is_screened_too(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_does(tmp_path, monkeypatch):
-  import sys
-
-  from launch import local
-
   flags = (*runs.SMALL, "--mode=eval", "--config.eval.screen=true")
-  assert jax.process_count() == 1
   alone, both = tmp_path / "alone", tmp_path / "both"
   process = runs.spawn(alone, *flags)
   _, err = process.communicate(timeout=900)
