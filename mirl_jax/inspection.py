@@ -52,7 +52,8 @@ def eval(config: ConfigDict, workdir: str) -> int:
     build.place_key(config.eval.seed, policy),
   )
   if config.eval.screen and questions:
-    run_screening(config, policy, roles, questions, step, workdir)
+    folder = Path(workdir) / "eval"
+    run_screening(config, policy, roles, questions, step, folder)
   if jax.process_index():
     return 0
   record = {"step": step, "questions": len(questions), **figures}

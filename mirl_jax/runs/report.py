@@ -15,7 +15,7 @@ from mirl_jax.runs.report_rollouts import DAMAGE, rollout_section
 from mirl_jax.runs.summary import read_summary, rows
 
 REPORT_FILE = "report.html"
-SCREENING_FILE = "eval/screening.svg"
+SCREENING_FILE = "screening.svg"
 
 # Config fields that say what a run was, by the last part of their name.
 ESSENTIALS = (
@@ -157,15 +157,18 @@ def _warnings(workdir: Path, metrics: Sequence[dict[str, Any]]) -> str:
 
 
 def _screening(workdir: Path) -> str:
-  """The picture that --mode=eval drew, where it screened."""
-  drawn, _ = _try((workdir / SCREENING_FILE).read_bytes)
-  if drawn is None:
+  """The pictures that --mode=eval drew, where it screened."""
+  body = ""
+  for path in sorted((workdir / "eval").rglob(SCREENING_FILE)):
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = path.parent.relative_to(workdir / "eval").as_posix()
+    title = "" if name == "." else f"<h3>{esc(name)}</h3>"
+    body += (
+      f'<div class="card">{title}<img style="width:100%" alt="AUC of each '
+      f'score" src="data:image/svg+xml;base64,{data}"></div>'
+    )
+  if not body:
     return ""
-  data = base64.b64encode(drawn).decode()
-  body = (
-    '<div class="card"><img style="width:100%" alt="AUC of each score" '
-    f'src="data:image/svg+xml;base64,{data}"></div>'
-  )
   note = "How well each score tells right from wrong within a question."
   return section("Screening", "screening", body, note)
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 from mirl_jax import batching, build
 from mirl_jax.data.example import Example
 from mirl_jax.information.estimators import MI
-from mirl_jax.runs.files import write_atomic
+from mirl_jax.runs.files import PathLike, local_path, write_atomic
 from mirl_jax.runs.report import SCREENING_FILE
 from mirl_jax.screening.chart import screening_chart
 from mirl_jax.screening.figures import screening_figures
@@ -57,9 +56,9 @@ def screen(
   return screening_figures(data, k, config.eval.seed)
 
 
-def write_screening(record: dict[str, Any], workdir: str) -> None:
-  """Prints the table and writes eval/screening.json and eval/screening.svg."""
-  chart = Path(workdir) / SCREENING_FILE
+def write_screening(record: dict[str, Any], folder: PathLike) -> None:
+  """Prints the table and writes screening.json and screening.svg."""
+  chart = local_path(folder) / SCREENING_FILE
   text = json.dumps(record, indent=1, allow_nan=False)
   written = write_atomic(chart.with_suffix(".json"), text + "\n")
   drawn = write_atomic(chart, screening_chart(record))
@@ -73,7 +72,7 @@ def run_screening(
   roles: dict[str, Any],
   questions: Sequence[Example],
   step: int | None,
-  workdir: str,
+  folder: PathLike,
 ) -> None:
   """Screens by the run's own estimator; the first process writes.
 
@@ -83,8 +82,8 @@ def run_screening(
     roles: parameters by role.
     questions: one at least.
     step: that the parameters are of.
-    workdir: of the run.
+    folder: of the files.
   """
   record = screen(config, policy, roles, questions, build.make_mi(config))
   if jax.process_index() == 0:
-    write_screening({"step": step, **record}, workdir)
+    write_screening({"step": step, **record}, folder)

@@ -227,6 +227,11 @@ def test_a_screening_is_shown_where_one_was_drawn(tmp_path):
   drawn = tmp_path / "eval" / "screening.svg"
   drawn.parent.mkdir()
   drawn.write_text("<svg>drawn</svg>")
+  other = drawn.parent / "a set" / drawn.name
+  other.parent.mkdir()
+  other.write_text("<svg>of another</svg>")
   page = write_report(tmp_path).read_text()
+  assert "<h3>a set</h3>" in page
+  assert page.count("image/svg+xml") == 2
   inside = base64.b64encode(drawn.read_bytes()).decode()
   assert f'src="data:image/svg+xml;base64,{inside}"' in page
