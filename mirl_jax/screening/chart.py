@@ -71,10 +71,10 @@ class Panel:
 
 
 def panels(record: Mapping[str, Any]) -> list[Panel]:
-  """AUC, and what a selection gains, for each target that is known."""
+  """AUC, and what a selection gains, for each target that has both kinds."""
   made, scores, k = [], record["scores"], record["kept"]
   for target in TARGETS:
-    if target not in record["targets"]:
+    if not record["targets"].get(target, {"contrast": 0})["contrast"]:
       continue
     title = TITLES[target].capitalize()
     made += [

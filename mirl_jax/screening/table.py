@@ -56,6 +56,9 @@ def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _target(record: Mapping[str, Any], target: str) -> list[str]:
   about, k = record["targets"][target], record["kept"]
+  title = f"{TITLES[target]}: {shown(about, 100)} % of"
+  if not about["contrast"]:
+    return [f"{title} {about['questions']} questions; none has both kinds"]
   rest = record["descriptions"] - k
   rows = [
     (
@@ -84,9 +87,10 @@ def _target(record: Mapping[str, Any], target: str) -> list[str]:
       )
     )
   return [
-    f"{TITLES[target]}: {shown(about, 100)} % of {about['questions']}"
-    f" questions; {about['contrast']} have both kinds",
+    f"{title} {about['questions']} questions; {about['contrast']} have both"
+    " kinds",
     *_lines(rows),
+    *_by_category(record, target),
   ]
 
 
@@ -116,7 +120,7 @@ def screening_table(record: Mapping[str, Any]) -> str:
   ]
   for target in TARGETS:
     if target in record["targets"]:
-      lines += _target(record, target) + _by_category(record, target)
+      lines += _target(record, target)
     else:
       lines.append(f"{TITLES[target]}: left out, no question says what it is")
   return "\n".join(lines)

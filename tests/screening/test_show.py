@@ -14,9 +14,11 @@ from mirl_jax.screening.table import screening_table, shown
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def record(exact_known=True, kinds=("count", "<odd> & even"), questions=60):
+def record(
+  exact_known=True, kinds=("count", "<odd> & even"), questions=60, right=0.5
+):
   rng = np.random.default_rng(0)
-  share = (rng.random((questions, 4)) < 0.5).astype(float)
+  share = (rng.random((questions, 4)) < right).astype(float)
   flat = np.zeros_like(share)
   data = Observed(
     scores={
@@ -110,6 +112,16 @@ def test_the_table_says_what_is_left_out():
   text = screening_table(record(exact_known=False, kinds=("",)))
   assert "exact description: left out" in text
   assert "by kind" not in text
+
+
+def test_a_target_without_both_kinds_has_no_rows_and_no_column():
+  found = record(right=1.1)
+  lines = screening_table(found).splitlines()
+  assert lines[1:] == [
+    f"{title}: 100.0 ± 0.0 % of 60 questions; none has both kinds"
+    for title in ("exact description", "right answer")
+  ]
+  assert marks(screening_chart(found)) == {}
 
 
 @pytest.mark.parametrize(
