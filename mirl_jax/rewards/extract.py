@@ -17,6 +17,8 @@ _MARKER = re.compile(
 )
 _FACE = re.compile(r"\\(?:text|math)(?:bf|rm|it)?\{([^{}]*)\}")
 _ANY_TAG = re.compile(rf"</?(?:{'|'.join(TAGS)})>")
+_NO_ANSWER = re.compile(r"\s*(?:(?:so|thus|the|my|final)\s+)*", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?]\s+(?=[A-Z])")
 _DRESSING = "*_` \t"
 
 
@@ -66,14 +68,19 @@ def _boxed(text: str) -> str | None:
   return unbox(found[-1])
 
 
+def _marked(part: str) -> str:
+  """What a marker names: up to the end of its sentence."""
+  part = _SENTENCE_END.split(part.strip(), maxsplit=1)[0]
+  return part.rstrip(".").strip(_DRESSING)
+
+
 def _last_line(text: str) -> str | None:
   lines = [line.strip() for line in text.splitlines() if line.strip()]
   if not lines:
     return None
-  marked: list[str] = []
-  for line in lines:
-    parts = _MARKER.split(line)[1:]
-    marked.extend(part.strip().rstrip(".").strip(_DRESSING) for part in parts)
+  found = [part for line in lines for part in _MARKER.split(line)[1:]]
+  # In "Final answer: The final answer is 5." the first says nothing.
+  marked = [_marked(part) for part in found if not _NO_ANSWER.fullmatch(part)]
   if not marked:
     return lines[-1].strip(_DRESSING)
   if len({value.casefold() for value in marked}) != 1:

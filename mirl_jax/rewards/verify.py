@@ -1,27 +1,45 @@
 """Says whether an answer is right, by the type that the data gives it.
 
-Every verifier is total: any string in, a verdict with a reason out, in time
-linear in the length of the texts. An answer that lists guesses is wrong.
+Every verifier is total: any string in, a verdict with a reason out, in bounded
+time. An answer that lists guesses is wrong. What takes more than reading, as
+mathematical equality does, is asked of worker processes, see `judges`.
 """
 
 import re
-import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from mirl_jax.data.example import Example
-from mirl_jax.rewards.numbers import (
-  NUMBER_WORDS,
-  numbers_agree,
-  read_number,
+from mirl_jax.rewards.boxes import (
+  box_verifier,
+  detection_verifier,
+  point_verifier,
 )
+from mirl_jax.rewards.extract import unbox
+from mirl_jax.rewards.judges import Judges, default_judges
+from mirl_jax.rewards.latex import (
+  boxed_part,
+  delimited,
+  is_expression,
+  lists_guesses,
+)
+from mirl_jax.rewards.numbers import numbers_agree, read_number
+from mirl_jax.rewards.sets import (
+  interval_verifier,
+  list_verifier,
+  set_verifier,
+)
+from mirl_jax.rewards.spans import (
+  count_verifier,
+  json_verifier,
+  span_verifier,
+)
+from mirl_jax.rewards.texts import MAX_CHARS, normalise
+from mirl_jax.rewards.verdict import Ask, Verdict, Verifier
 
-MAX_CHARS = 4000
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 _YES = frozenset({"yes", "true"})
 _NO = frozenset({"no", "false"})
-_ARTICLE = re.compile(r"^(?:a|an|the) (?=\w)")
 # Dressing that does not change what an option says; LaTeX is not evaluated.
 _LATEX_NOISE = re.compile(
   r"\\[()\[\],;:! ]|\\(?:left|right|text|mathrm|displaystyle)\b|[${}~]"
@@ -34,31 +52,6 @@ _LABELLED = re.compile(r"(?:\(([a-z])\)|([a-z])[.):])\s*(\S.*)", re.I | re.S)
 _PHRASE = re.compile(
   r"\b(?i:answer|option|choice)(?:\s+(?i:is))?[\s:]*\(?([A-Z])\b(?!['\u2019])"
 )
-
-
-@dataclass(frozen=True)
-class Verdict:
-  """Whether an answer is right, and why, in one line."""
-
-  correct: bool
-  reason: str
-
-
-Verifier = Callable[[str, Example], Verdict]
-
-
-def normalise(text: str) -> str:
-  """Case, width, spaces, articles, end punctuation and number words removed.
-
-  "The Two  circles." becomes "2 circles".
-  """
-  text = unicodedata.normalize("NFKC", text[:MAX_CHARS]).casefold()
-  text = " ".join(text.split()).strip("*`'\" ").rstrip(".,;:!? ")
-  words = [
-    str(NUMBER_WORDS[word]) if word in NUMBER_WORDS else word
-    for word in _ARTICLE.sub("", text).split(" ")
-  ]
-  return " ".join(words)
 
 
 def read_polarity(text: str) -> bool | None:
@@ -91,6 +84,7 @@ def _same_text(left: str, right: str) -> bool:
 
 def _option_key(text: str) -> str:
   """An option's text without LaTeX dressing, to compare as a string."""
+  text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
   return normalise(_LATEX_NOISE.sub("", text)).replace(" ", "")
 
 
@@ -118,7 +112,7 @@ def match_letter(text: str, options: tuple[str, ...]) -> int | None:
 
   A label followed by another option's text is a contradiction: None.
   """
-  text = text.strip().strip("*`'\" ")
+  text = _LATEX_NOISE.sub("", text).strip().strip("*`'\" ")
   if bare := _BARE.fullmatch(text):
     return _letter_index(bare[1], options)
   if labelled := _LABELLED.fullmatch(text):
@@ -207,12 +201,50 @@ def _text(prediction: str, example: Example) -> Verdict:
   return Verdict(False, "another text")
 
 
-def _free_form(prediction: str, example: Example) -> Verdict:
+def _free_form(prediction: str, example: Example) -> Verdict | Ask:
+  """A number by our tolerance, prose as text, anything else as mathematics."""
   if _option_key(prediction) == _option_key(example.answer):
     return Verdict(True, "same text")
-  if read_number(example.answer) is None:
+  given, expected = read_number(prediction), read_number(example.answer)
+  if given and expected:
+    return _number(prediction, example)
+  formula = delimited(prediction) or is_expression(prediction)
+  if expected and not formula:
+    return Verdict(False, "does not give one number")
+  if not (formula or given) or not _is_formula(example.answer):
     return Verdict(False, "another text")
-  return _number(prediction, example)
+  return _math(prediction, example)
+
+
+def _is_formula(answer: str) -> bool:
+  return delimited(answer) or is_expression(answer)
+
+
+def _formula_key(text: str) -> str:
+  """Like `_option_key`, without a box, or brackets around one letter."""
+  key = _option_key(boxed_part(text))
+  return key[1:-1] if re.fullmatch(r"\([a-z]\)", key) else key
+
+
+def _math(prediction: str, example: Example) -> Verdict | Ask:
+  if _formula_key(prediction) == _formula_key(example.answer):
+    return Verdict(True, "same text")
+  given, expected = read_number(prediction), read_number(example.answer)
+  if (
+    given
+    and expected
+    and (given.value, given.unit) == (expected.value, expected.unit)
+  ):
+    return Verdict(True, "equal numbers")
+  if lists_guesses(prediction, example.answer):
+    return Verdict(False, "lists several answers")
+  return Ask("math", prediction, example.answer)
+
+
+def _judged(prediction: str, example: Example) -> Verdict | Ask:
+  if normalise(prediction) == normalise(example.answer):
+    return Verdict(True, "same text", 1.0)
+  return Ask("judge", prediction, example.answer, example.question)
 
 
 VERIFIERS: dict[str, Verifier] = {
@@ -222,17 +254,21 @@ VERIFIERS: dict[str, Verifier] = {
   "choice_text": _choice_text,
   "text": _text,
   "free_form": _free_form,
+  "math": _math,
+  "list": list_verifier,
+  "set": set_verifier,
+  "interval": interval_verifier,
+  "count": count_verifier,
+  "span": span_verifier,
+  "json": json_verifier,
+  "box": box_verifier,
+  "detection": detection_verifier,
+  "point": point_verifier,
+  "judged": _judged,
 }
 
 
-def verify(prediction: str | None, example: Example) -> Verdict:
-  """Judges an answer against the example's, by the example's answer type.
-
-  Args:
-    prediction: what stood inside of the answer tags; None where there was no
-      single final answer.
-    example: `answer`, `answer_type` and, for choices, `options` are read.
-  """
+def _decide(prediction: str | None, example: Example) -> Verdict | Ask:
   if not example.answer.strip():
     return Verdict(False, "no reference answer is known")
   if prediction is None:
@@ -244,4 +280,35 @@ def verify(prediction: str | None, example: Example) -> Verdict:
   verifier = VERIFIERS.get(example.answer_type)
   if verifier is None:
     return Verdict(False, f"unknown answer type {example.answer_type!r}")
-  return verifier(prediction, example)
+  return verifier(unbox(prediction), example)
+
+
+def verify_all(
+  pairs: Sequence[tuple[str | None, Example]], judges: Judges | None = None
+) -> list[Verdict]:
+  """Judges a batch of answers, each as `verify` does, side by side.
+
+  Args:
+    pairs: an answer and its example each.
+    judges: whom to ask what reading cannot tell; the process's own if None.
+  """
+  found = [_decide(prediction, example) for prediction, example in pairs]
+  asks = [one for one in found if isinstance(one, Ask)]
+  if not asks:
+    return [one for one in found if isinstance(one, Verdict)]
+  answers = iter((judges or default_judges()).ask(asks))
+  return [next(answers) if isinstance(one, Ask) else one for one in found]
+
+
+def verify(
+  prediction: str | None, example: Example, judges: Judges | None = None
+) -> Verdict:
+  """Judges an answer against the example's, by the example's answer type.
+
+  Args:
+    prediction: what stood inside of the answer tags; None where there was no
+      single final answer.
+    example: `answer`, `answer_type` and, for choices, `options` are read.
+    judges: whom to ask what reading cannot tell; the process's own if None.
+  """
+  return verify_all([(prediction, example)], judges)[0]

@@ -30,6 +30,7 @@ CASES = [
   ("last_line", "Because.\nAnswer: 12 cm.", "12 cm"),
   ("last_line", "**Final answer:** **B**", "B"),
   ("last_line", "The answer is: 7", "7"),
+  ("last_line", "Final Answer: The final answer is 5. I hope so.", "5"),
   ("last_line", "Answer: A\nAnswer: B", None),
   ("last_line", "The answer is A or the answer is B", None),
   ("last_line", "Answer: A\nBut I am not sure.", None),

@@ -100,6 +100,8 @@ def test_verdicts(answer_type, answer, options, prediction, right):
 @pytest.mark.parametrize("answer_type", VERIFIERS)
 def test_silence_is_wrong_and_the_reference_is_right(answer_type):
   known = {"yes_no": "yes", "choice_letter": "A", "choice_text": "red"}
+  known |= dict.fromkeys(("box", "detection"), "[[1, 2, 30, 40]]")
+  known |= {"point": "[[1, 2], [30, 40]]", "interval": "[0, 1)"}
   item = example(known.get(answer_type, "7"), answer_type, ABC)
   assert verify(item.answer, item).correct
   for silence in (None, "", " \n"):
