@@ -79,7 +79,7 @@ def test_rewards_are_those_that_assess_gives():
   _, tree, rewards, _ = found[1].arguments
   describe, reason = tree.levels
   assert set(rewards["describe"]) == {"exact"}
-  assert set(rewards["reason"]) == {"exact", "correct", "format"}
+  assert set(rewards["reason"]) == {"exact", "correct", "format", "score"}
   assert rewards["describe"]["exact"].shape == describe.finished.shape
   assert rewards["reason"]["correct"].shape == reason.finished.shape
 

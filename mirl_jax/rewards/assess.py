@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 
 from mirl_jax.data.example import Example
+from mirl_jax.rewards.judges import Judges
 from mirl_jax.rewards.parse import Parsed, parse_response
 from mirl_jax.rewards.terms import make_term
+from mirl_jax.rewards.verify import verify_all
 
 # Rewards of the last stage's nodes; `exact` is for metrics and oracle keeps.
-LEAF_REWARDS = ("correct", "format")
+# `score` is how right an answer is where its type has degrees, as the IoU of
+# boxes; elsewhere it equals `correct`.
+LEAF_REWARDS = ("correct", "format", "score")
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ def assess(
   levels: Sequence[Any],
   decode: Callable[[np.ndarray], str],
   step: int = 0,
+  judges: Judges | None = None,
 ) -> list[Assessed]:
   """Reads every level of a batch of trees.
 
@@ -53,6 +58,7 @@ def assess(
     levels: of the tree, as numpy.
     decode: token ids to text.
     step: of training, for reward terms that change with it.
+    judges: of answers that take more than reading; the process's own if None.
 
   Returns:
     One entry per level. Every level has `exact`, where a checker is known;
@@ -65,7 +71,7 @@ def assess(
     lengths = np.asarray(level.mask).reshape(b, k * fanout, t).sum(-1)
     parent = np.asarray(level.parent)
     leaf = number + 1 == len(levels)
-    names = ("exact", *LEAF_REWARDS) if leaf else ("exact",)
+    names = ("exact", "format") if leaf else ("exact",)
     values = {
       name: np.full((b, k * fanout), np.nan, np.float32) for name in names
     }
@@ -90,9 +96,39 @@ def assess(
           value = make_term(name)(example, text, path, read, step)
           if value is not None:
             values[name][i, r] = value
+    if leaf:
+      values |= _verdicts(examples, parsed, judges)
     shaped = {name: x.reshape(b, k, fanout) for name, x in values.items()}
     done.append(Assessed(texts, paths, parsed, shaped))
   return done
+
+
+def _verdicts(
+  examples: Sequence[Example],
+  parsed: Sequence[Sequence[Parsed]],
+  judges: Judges | None,
+) -> dict[str, np.ndarray]:
+  """`correct` and `score` [B, R] of all answers, judged as one batch.
+
+  NaN where there is no reference answer or the verifier abstains.
+  """
+  pairs = [
+    (read.answer, example)
+    for example, row in zip(examples, parsed, strict=True)
+    for read in row
+  ]
+  verdicts = verify_all(pairs, judges)
+  values = np.full((2, len(pairs)), np.nan, np.float32)
+  for i, (verdict, (_, example)) in enumerate(
+    zip(verdicts, pairs, strict=True)
+  ):
+    if example.answer.strip() and not verdict.abstains:
+      values[:, i] = verdict.correct, verdict.graded
+  shape = (len(examples), -1)
+  return {
+    "correct": values[0].reshape(shape),
+    "score": values[1].reshape(shape),
+  }
 
 
 def joined(parts: Sequence[Sequence[Assessed]]) -> list[Assessed]:

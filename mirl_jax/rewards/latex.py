@@ -112,7 +112,8 @@ def to_latex(text: str) -> str:
 
   A text that has one box is reduced to what stands in it.
   """
-  text = _THOUSANDS.sub(",", boxed_part(text)).replace("\\$", "")
+  text = re.sub(r"[ \t]+", " ", boxed_part(text)).strip()
+  text = _THOUSANDS.sub(",", re.sub(r"\s*\n\s*", "\n", text)).replace("\\$", "")
   text = _IDEOGRAPHS.sub("", text)
   text = _ROOT_OF_GROUP.sub(r"\\sqrt{\1}", text)
   text = _ROOT_OF_ONE.sub(r"\\sqrt{\1}", text).replace("√", "\\sqrt")

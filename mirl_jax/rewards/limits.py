@@ -12,7 +12,7 @@ MAX_CHARS = 2_000
 MAX_DEPTH = 10  # nested brackets
 MAX_NUMERAL = 60  # digits of one number
 MAX_POWER_DIGITS = 5_000  # of the value of a power of numbers
-MAX_SYMBOL_POWER = 1_000  # of a power of one symbol
+MAX_SYMBOL_POWER = 5_000  # of a power of one symbol
 MAX_TERMS = 300  # of all powers of sums, multiplied out
 MAX_DEGREE = 6  # of a symbol in an equation that is to be solved
 MAX_FACTORIAL = 500
@@ -21,6 +21,7 @@ MAX_OPERATORS = 80
 MAX_ITEMS = 32  # members of a list, cells of a matrix
 MAX_COMMANDS = 60  # of LaTeX
 MAX_FUNCTIONS = 4  # sines, logarithms
+MAX_FUNCTION_SYMBOLS = 6  # functions times the different symbols beside them
 MAX_BARS = 8
 MAX_ROOTS = 12
 MAX_RUN = 8  # the same operator again and again
@@ -151,6 +152,14 @@ def _solved(text: str) -> bool:
   return _RELATION.search(text, named.end() if named else 0) is not None
 
 
+def _inner(base: str) -> int:
+  """The exponents within a bracket, multiplied; at most `_HUGE`."""
+  size = 1
+  for match in _POWER.finditer(base):
+    size = min(size * _size(_exponent(base, match.end())), _HUGE)
+  return size
+
+
 def _powers(text: str) -> str:
   """Why a text's powers are too large, or "" where they are not."""
   expansion = 1
@@ -158,15 +167,14 @@ def _powers(text: str) -> str:
   for match in _POWER.finditer(text):
     size = _size(_exponent(text, match.end()))
     base = _base(text, match.start())
-    numerals = _NUMERAL.findall(base)
+    digits = sum(map(len, _NUMERAL.findall(base))) * _inner(base) * size
+    if digits > MAX_POWER_DIGITS:
+      return f"a power of more than {MAX_POWER_DIGITS} digits"
     if base[-1:] in "})]" and re.search(r"[-+±√a-zA-Z!^]", base):
       expansion *= _terms(base, size)
       if expansion > MAX_TERMS:
         return f"a power of a sum of more than {MAX_TERMS} terms"
-    elif numerals:
-      if sum(map(len, numerals)) * size > MAX_POWER_DIGITS:
-        return f"a power of more than {MAX_POWER_DIGITS} digits"
-    elif size > (MAX_DEGREE if solved else MAX_SYMBOL_POWER):
+    elif not digits and size > (MAX_DEGREE if solved else MAX_SYMBOL_POWER):
       return "a power too high to solve for" if solved else "a power too high"
   return ""
 
@@ -195,6 +203,13 @@ def _symbols(text: str) -> int:
   )
 
 
+def _function_symbols(text: str) -> int:
+  """How many functions times how many different symbols there are."""
+  letters = _FUNCTION.sub(" ", text)
+  symbols = set(re.findall(r"[a-zA-Z]", _COMMAND.sub(" ", letters)))
+  return len(_FUNCTION.findall(text)) * len(symbols)
+
+
 def _counts(text: str) -> str:
   """Why a text is too large in one of its parts, or ""."""
   bare = _PROSE.sub(" ", text)
@@ -203,6 +218,11 @@ def _counts(text: str) -> str:
     (len(re.findall(r"[,;&]", bare)), MAX_ITEMS, "items"),
     (len(_COMMAND.findall(bare)), MAX_COMMANDS, "commands"),
     (len(_FUNCTION.findall(bare)), MAX_FUNCTIONS, "functions"),
+    (
+      _function_symbols(bare),
+      MAX_FUNCTION_SYMBOLS,
+      "functions times symbols",
+    ),
     (bare.count("\\sqrt") + bare.count("√"), MAX_ROOTS, "roots"),
     (bare.count("|"), MAX_BARS, "bars"),
     (len(_SERIES.findall(bare)), 1, "sums or products"),

@@ -19,8 +19,9 @@ MAX_MEMBERS = 200
 
 _CLOSING = {"{": "}", "(": ")", "[": "]"}
 _SPACING = re.compile(r"\\(?:left|right|quad|qquad|[,;:! ])|(?<!\\)\$|~")
-_JOINT = re.compile(r"\s*(?:[;,\n]|(?<!\w)and(?!\w)|\\text\{\s*and\s*\})\s*")
-_OR = re.compile(r"(?<![a-zA-Z\\])or(?![a-zA-Z])", re.IGNORECASE)
+_JOINT = re.compile(
+  r"\s*(?:[;,\n]|(?<!\w)(?:and|or)(?!\w)|\\text\{\s*(?:and|or)\s*\})\s*"
+)
 _INFINITY = re.compile(
   r"([-+]?)\s*(?:\\infty|∞|oo|inf|infinity)", re.IGNORECASE
 )
@@ -72,7 +73,7 @@ def _closes_last(text: str) -> bool:
   for place, char in enumerate(text):
     depth += (char in _CLOSING) - (char in "})]")
     if depth == 0:
-      return place + 1 == len(text)
+      return place + 1 == len(text) and char == _CLOSING[text[0]]
   return False
 
 

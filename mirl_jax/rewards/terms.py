@@ -24,11 +24,12 @@ def correct(
 ) -> float | None:
   """1 for a right answer, 0 for a wrong or missing one.
 
-  Abstains where the example has no reference answer.
+  Abstains where the example has no reference answer, or its judge abstains.
   """
   if not example.answer.strip():
     return None
-  return float(verify(parsed.answer, example).correct)
+  verdict = verify(parsed.answer, example)
+  return None if verdict.abstains else float(verdict.correct)
 
 
 def format_share(

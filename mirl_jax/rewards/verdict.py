@@ -22,6 +22,11 @@ class Verdict:
   score: float | None = None
   abstains: bool = False
 
+  @property
+  def graded(self) -> float:
+    """The score; where the type has no degrees, 1 for right, 0 for wrong."""
+    return float(self.correct) if self.score is None else self.score
+
 
 @dataclass(frozen=True)
 class Ask:

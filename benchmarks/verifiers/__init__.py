@@ -1,0 +1,1 @@
+"""How verdicts agree with third-party ones, and bear hostile answers."""
