@@ -22,7 +22,7 @@ from mirl_jax.rewards.latex import (
   is_expression,
   lists_guesses,
 )
-from mirl_jax.rewards.numbers import numbers_agree, read_number
+from mirl_jax.rewards.numbers import UNITS, numbers_agree, read_number
 from mirl_jax.rewards.sets import (
   interval_verifier,
   list_verifier,
@@ -46,6 +46,8 @@ _LATEX_NOISE = re.compile(
 )
 # "A", "(a)", "B.", "**C**", "option D"
 _BARE = re.compile(r"(?:option|choice|answer)?[\s:]*\(?([a-z])\)?[.):]?", re.I)
+# "3 circles"
+_COUNTED = re.compile(r"\s*[\d.,]+ ([a-z]{2,})\W*", re.I)
 # "B) 12 cm", "(B) 12 cm", "B: 12 cm"
 _LABELLED = re.compile(r"(?:\(([a-z])\)|([a-z])[.):])\s*(\S.*)", re.I | re.S)
 # "the answer is B", "option (C)": capitals only, since "a" is a word
@@ -207,6 +209,9 @@ def _free_form(prediction: str, example: Example) -> Verdict | Ask:
     return Verdict(True, "same text")
   given, expected = read_number(prediction), read_number(example.answer)
   if given and expected:
+    things = [_COUNTED.fullmatch(x) for x in (prediction, example.answer)]
+    if things[0] and things[1] and _thing(things[0]) != _thing(things[1]):
+      return Verdict(False, "a number of something else")
     return _number(prediction, example)
   formula = delimited(prediction) or is_expression(prediction)
   if expected and not formula:
@@ -214,6 +219,12 @@ def _free_form(prediction: str, example: Example) -> Verdict | Ask:
   if not (formula or given) or not _is_formula(example.answer):
     return Verdict(False, "another text")
   return _math(prediction, example)
+
+
+def _thing(match: re.Match[str]) -> str:
+  """What is counted, by its stem; units are compared with the numbers."""
+  word = match[1].casefold()
+  return "" if word in UNITS else word.removesuffix("s")
 
 
 def _is_formula(answer: str) -> bool:
