@@ -69,6 +69,14 @@ def base() -> ConfigDict:
   c.reward.memory_mb = 2048  # per worker, beyond its start; 0 = no limit
   c.reward.workers = 2  # that score, for each process of the run
 
+  c.verifier = ConfigDict()  # of answers, see rewards/judges.py
+  c.verifier.workers = 2  # processes for mathematics, and as many for a judge
+  c.verifier.deadline_s = 5.0  # per comparison of two expressions
+  c.verifier.memory_mb = 1024  # per worker, beyond its start
+  c.verifier.judge = ""  # of answer_type "judged": FILE.py:function
+  c.verifier.judge_deadline_s = 60.0  # per call of it
+  c.verifier.iou = "0.5"  # least IoU of boxes, or by step: "0:0.5,100:0.75"
+
   c.loss = ConfigDict()
   c.loss.clip_low = 0.2
   c.loss.clip_high = 0.28

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from mirl_jax.command_line import parse
 from mirl_jax.data.source import TooManyBadRows
 from mirl_jax.host_memory import computes_on_host, tune_allocator
+from mirl_jax.rewards.judges import make_judges, serving
 
 # Mode -> module whose function of that name runs it; JAX starts with these.
 MODES = {
@@ -57,9 +58,10 @@ def run(argv: Sequence[str]) -> int:
       "train": [command.profile],
       "compile": [command.topology, command.as_json],
     }
-    return getattr(module, command.mode)(
-      command.config, command.workdir, *more.get(command.mode, [])
-    )
+    with serving(make_judges(command.config)):
+      return getattr(module, command.mode)(
+        command.config, command.workdir, *more.get(command.mode, [])
+      )
   except Exception as error:
     code = exit_code(error)
     if code is None or "--debug" in argv:

@@ -13,7 +13,7 @@ _INJECTIONS = (
   "eval(compile('1','','eval'))",
   "().__class__.__base__.__subclasses__()",
   "lambda: open('{path}', 'w')",
-  "sympify('__import__(\"os\").system(\"touch {path}\")')",
+  'sympify(\'__import__("os").system("touch {path}")\')',
   "$\\text{{__import__('os').system('touch {path}')}}$",
   "$\\operatorname{{eval}}(open('{path}','w'))$",
   "\\input{{{path}}}",
@@ -22,12 +22,12 @@ _INJECTIONS = (
   "$(touch {path})",
   "`touch {path}`",
   "1+__builtins__['open']('{path}','w')",
-  "{{\"answer\": \"$(touch {path})\"}}",
+  '{{"answer": "$(touch {path})"}}',
 )
 _OTHER_NUMBERS = (
   "nan", "inf", "-inf", "NaN", "Infinity", "\\infty", "zoo", "oo", "1e999999",
-  "0/0", "\\frac{0}{0}", "1e-999999", "0x1p99", "٣", "Ⅷ", "½", "١٢٣", "𝟙𝟚",
-  "-0.0", "1_000", "1e400%", "∞%",
+  "0/0", "\\frac{0}{0}", "1e-999999", "0x1p99", "٣", "Ⅷ", "½", "١٢٣",
+  "\U0001d7d9", "-0.0", "1_000", "1e400%", "∞%",
 )  # fmt: skip
 _STRANGE = (
   "\0", "\ud800", "\u202e", "\ufeff", "\u200b", "\u0301", "\U0001f600",
@@ -112,7 +112,8 @@ def _functions(rng: random.Random) -> str:
 
 def _roots(rng: random.Random) -> str:
   parts = [
-    f"\\sqrt[{rng.randint(2, 9)}]{{{_number(rng, 30)}+\\sqrt{{{_number(rng, 9)}}}}}"
+    f"\\sqrt[{rng.randint(2, 9)}]"
+    f"{{{_number(rng, 30)}+\\sqrt{{{_number(rng, 9)}}}}}"
     for _ in range(rng.randint(1, 8))
   ]
   return rng.choice("+-*").join(parts)
@@ -173,8 +174,8 @@ def _lists(rng: random.Random) -> str:
 
 def _long(rng: random.Random) -> str:
   piece = rng.choice(
-    ("a", "1", " ", "$", "\\", "{", "answer is ", "1+", "9", "\\frac", "x^", "-",
-     "\n", ",", "boxed{", "[0,1]", "((", "'", "%", "Answer: ", "the ", "½",
+    ("a", "1", " ", "$", "\\", "{", "answer is ", "1+", "9", "\\frac", "x^",
+     "-", "\n", ",", "boxed{", "[0,1]", "((", "'", "%", "Answer: ", "the ", "½",
      '{"a":')
   )  # fmt: skip
   return piece * (rng.choice((300, 3_999, 100_000)) // len(piece))
@@ -201,7 +202,14 @@ def _injection(rng: random.Random, path: str) -> str:
 def _dressed(rng: random.Random, text: str) -> str:
   """A text as it may stand in an answer."""
   before, after = rng.choice(
-    (("", ""), ("", ""), ("$", "$"), ("\\boxed{", "}"), ("\\[", "\\]"), ("x=", ""))
+    (
+      ("", ""),
+      ("", ""),
+      ("$", "$"),
+      ("\\boxed{", "}"),
+      ("\\[", "\\]"),
+      ("x=", ""),
+    )
   )
   return before + text + after
 

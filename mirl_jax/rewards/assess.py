@@ -97,7 +97,7 @@ def assess(
           if value is not None:
             values[name][i, r] = value
     if leaf:
-      values |= _verdicts(examples, parsed, judges)
+      values |= _verdicts(examples, parsed, judges, step)
     shaped = {name: x.reshape(b, k, fanout) for name, x in values.items()}
     done.append(Assessed(texts, paths, parsed, shaped))
   return done
@@ -107,6 +107,7 @@ def _verdicts(
   examples: Sequence[Example],
   parsed: Sequence[Sequence[Parsed]],
   judges: Judges | None,
+  step: int,
 ) -> dict[str, np.ndarray]:
   """`correct` and `score` [B, R] of all answers, judged as one batch.
 
@@ -117,7 +118,7 @@ def _verdicts(
     for example, row in zip(examples, parsed, strict=True)
     for read in row
   ]
-  verdicts = verify_all(pairs, judges)
+  verdicts = verify_all(pairs, judges, step)
   values = np.full((2, len(pairs)), np.nan, np.float32)
   for i, (verdict, (_, example)) in enumerate(
     zip(verdicts, pairs, strict=True)

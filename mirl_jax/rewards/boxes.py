@@ -185,15 +185,12 @@ def _read(
     return Verdict(False, str(error), 0.0)
 
 
-def box_verifier(
-  prediction: str, example: Example, threshold: float | None = None
-) -> Verdict:
+def box_verifier(prediction: str, example: Example) -> Verdict:
   """Every reference box is found, and nothing else.
 
   Args:
     prediction: one box or a list of them.
-    example: `answer`, and `extra["iou"]`, the row's threshold, are read.
-    threshold: least IoU of a match, in place of the row's or `DEFAULT_IOU`.
+    example: `answer`, and `extra["iou"]`, the least IoU of a match, are read.
 
   Returns:
     The score is the IoU of the matches over the larger number of boxes.
@@ -203,7 +200,7 @@ def box_verifier(
     return read
   given, expected = read
   try:
-    least = threshold or _setting(example, "iou", DEFAULT_IOU)
+    least = _setting(example, "iou", DEFAULT_IOU)
   except ValueError as error:
     return Verdict(False, str(error))
   quality = overlaps(given, expected)

@@ -19,6 +19,7 @@ _FACE = re.compile(r"\\(?:text|math)(?:bf|rm|it)?\{([^{}]*)\}")
 _ANY_TAG = re.compile(rf"</?(?:{'|'.join(TAGS)})>")
 _NO_ANSWER = re.compile(r"\s*(?:(?:so|thus|the|my|final)\s+)*", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?]\s+(?=[A-Z])")
+_MAX_BOXES = 8  # each costs a reading of the text
 _DRESSING = "*_` \t"
 
 
@@ -43,14 +44,18 @@ def boxes_in(text: str) -> list[str] | None:
 
 
 def unbox(text: str) -> str:
-  """A text that is one \\boxed{…} and nothing else, without the box."""
-  while True:
+  """A text that is one \\boxed{…} and nothing else, without the box.
+
+  Boxes within boxes are taken off, too, up to `_MAX_BOXES`.
+  """
+  for _ in range(_MAX_BOXES):
     bare = text.strip(" \n.$")
     match = _BOX.match(bare)
     inside = boxes_in(bare) if match else None
     if not match or not inside or len(inside) != 1 or bare[-1:] != "}":
       return text
     text = inside[0]
+  return text
 
 
 def _undressed(value: str) -> str:

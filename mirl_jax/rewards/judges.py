@@ -1,10 +1,10 @@
 """Those who judge in processes of their own: mathematics, a user's judge."""
 
 import atexit
-import functools
+import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +30,11 @@ class Judges:
       bool or None, as "package.module:function" or "file.py:function"; ""
       for none.
     judge_deadline_s: seconds for one call of it.
+    iou: the least IoU of a box by the step of training, for rows without one
+      of their own: "0.5", or "0:0.5,100:0.75" from step 0 and from step 100.
+
+  Raises:
+    ValueError: for a malformed `iou`.
   """
 
   def __init__(
@@ -39,7 +44,9 @@ class Judges:
     memory_mb: int = 1024,
     judge: str = "",
     judge_deadline_s: float = 60.0,
+    iou: str = "0.5",
   ):
+    self._iou = read_schedule(iou)
     self._settings = {
       "math": {
         "target": "mirl_jax.rewards.symbolic:equal",
@@ -66,6 +73,19 @@ class Judges:
   def restarts(self) -> int:
     """Workers that were lost and replaced so far."""
     return sum(pool.restarts for pool in self._pools.values())
+
+  def least_iou(self, step: int) -> float:
+    """The threshold of boxes at a step of training."""
+    return [value for start, value in self._iou if start <= step][-1]
+
+  def start(self) -> None:
+    """Starts the user's judge, where there is one, to see that it can.
+
+    Raises:
+      ValueError: where it cannot, with the reason.
+    """
+    if self._judge:
+      self._pool("judge")
 
   def ask(self, asks: Sequence[Ask]) -> list[Verdict]:
     """A verdict on each, in order; the same question is judged once.
@@ -160,9 +180,69 @@ def _read_judge(outcome: Outcome) -> Verdict:
   return Verdict(score >= 0.5, reason, score)
 
 
-@functools.cache
+def read_schedule(text: str) -> tuple[tuple[int, float], ...]:
+  """Thresholds by the step from which they hold, the first from step 0.
+
+  Raises:
+    ValueError: unless it is "0.5" or "0:0.5,100:0.75", of rising steps and
+      values above 0 and at most 1.
+  """
+  try:
+    if ":" not in text:
+      pairs = [(0, float(text))]
+    else:
+      parts = [part.split(":") for part in text.split(",")]
+      pairs = [(int(start), float(value)) for start, value in parts]
+  except ValueError:
+    pairs = []
+  steps = [start for start, _ in pairs]
+  rising = steps[:1] == [0] and sorted(set(steps)) == steps
+  if not rising or not all(0 < value <= 1 for _, value in pairs):
+    raise ValueError(
+      f"iou={text!r}: give a threshold in 0..1, or several by rising steps"
+      " from 0, as 0:0.5,100:0.75"
+    )
+  return tuple(pairs)
+
+
+def make_judges(config: Any) -> Judges:
+  """The judges that a config's `verifier` section describes.
+
+  Raises:
+    ValueError: for a bad field of it, naming it.
+  """
+  c = config.verifier
+  try:
+    return Judges(
+      c.workers, c.deadline_s, c.memory_mb, c.judge, c.judge_deadline_s, c.iou
+    )
+  except ValueError as error:
+    raise ValueError(f"verifier.{error}") from error
+
+
+# The judges of this process, where a caller brings none of its own.
+_serving: list[Judges] = []
+
+
 def default_judges() -> Judges:
-  """The judges of this process, where a caller brings none of its own."""
-  judges = Judges(count=max(1, min(4, os.cpu_count() or 1)))
-  atexit.register(judges.close)
-  return judges
+  """The judges that serve this process; without a `serving`, plain ones."""
+  if not _serving:
+    _serving.append(Judges(count=max(1, min(4, os.cpu_count() or 1))))
+    atexit.register(_serving[0].close)
+  return _serving[-1]
+
+
+@contextlib.contextmanager
+def serving(judges: Judges) -> Iterator[None]:
+  """Makes these the judges of this process for a while; then closes them.
+
+  Raises:
+    ValueError: where a user's judge cannot start.
+  """
+  with judges:
+    judges.start()
+    _serving.append(judges)
+    try:
+      yield
+    finally:
+      _serving.remove(judges)

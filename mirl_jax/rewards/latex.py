@@ -35,7 +35,7 @@ _UNIT_WORDS = "|".join(
 )
 # A unit behind a number, root or bracket: "2√3cm²", "9\\pi \\mathrm{~cm}^{2}".
 _UNIT = re.compile(
-  rf"(?<=[\d}})πi\s])\s*(?:\\(?:text|mathrm|mbox|textbf)\s*\{{)?[~\s]*"
+  rf"(?<=[\d}})πi ]) ?(?:\\(?:text|mathrm|mbox|textbf) ?\{{~? ?)?"
   rf"(?P<unit>{_UNIT_WORDS})\s*\}}?(?:\^\{{?[23]\}}?\^?|[²³])?\s*(?=\$?$)",
   re.IGNORECASE,
 )
@@ -83,7 +83,9 @@ def is_expression(text: str) -> bool:
 
 
 def boxed_part(text: str) -> str:
-  """What stands in the one box of a text; the text where it has none."""
+  """What stands in the one box of a text, else the text; spaces made single."""
+  text = re.sub(r"[^\S\n]+", " ", text).strip()
+  text = re.sub(r" ?\n[\n ]*", "\n", text)
   boxes = boxes_in(text)
   if boxes and len({"".join(box.split()) for box in boxes}) == 1:
     return unbox(boxes[-1])
@@ -112,8 +114,7 @@ def to_latex(text: str) -> str:
 
   A text that has one box is reduced to what stands in it.
   """
-  text = re.sub(r"[ \t]+", " ", boxed_part(text)).strip()
-  text = _THOUSANDS.sub(",", re.sub(r"\s*\n\s*", "\n", text)).replace("\\$", "")
+  text = _THOUSANDS.sub(",", boxed_part(text)).replace("\\$", "")
   text = _IDEOGRAPHS.sub("", text)
   text = _ROOT_OF_GROUP.sub(r"\\sqrt{\1}", text)
   text = _ROOT_OF_ONE.sub(r"\\sqrt{\1}", text).replace("√", "\\sqrt")

@@ -5,6 +5,7 @@ time. An answer that lists guesses is wrong. What takes more than reading, as
 mathematical equality does, is asked of worker processes, see `judges`.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -279,7 +280,12 @@ VERIFIERS: dict[str, Verifier] = {
 }
 
 
-def _decide(prediction: str | None, example: Example) -> Verdict | Ask:
+BOXES = ("box", "detection")
+
+
+def _decide(
+  prediction: str | None, example: Example, least_iou: float
+) -> Verdict | Ask:
   if not example.answer.strip():
     return Verdict(False, "no reference answer is known")
   if prediction is None:
@@ -291,23 +297,29 @@ def _decide(prediction: str | None, example: Example) -> Verdict | Ask:
   verifier = VERIFIERS.get(example.answer_type)
   if verifier is None:
     return Verdict(False, f"unknown answer type {example.answer_type!r}")
+  if example.answer_type in BOXES and "iou" not in example.extra:
+    extra = {**example.extra, "iou": least_iou}
+    example = dataclasses.replace(example, extra=extra)
   return verifier(unbox(prediction), example)
 
 
 def verify_all(
-  pairs: Sequence[tuple[str | None, Example]], judges: Judges | None = None
+  pairs: Sequence[tuple[str | None, Example]],
+  judges: Judges | None = None,
+  step: int = 0,
 ) -> list[Verdict]:
   """Judges a batch of answers, each as `verify` does, side by side.
 
   Args:
     pairs: an answer and its example each.
     judges: whom to ask what reading cannot tell; the process's own if None.
+    step: of training, for thresholds that change with it.
   """
-  found = [_decide(prediction, example) for prediction, example in pairs]
+  judges = judges or default_judges()
+  least = judges.least_iou(step)
+  found = [_decide(prediction, example, least) for prediction, example in pairs]
   asks = [one for one in found if isinstance(one, Ask)]
-  if not asks:
-    return [one for one in found if isinstance(one, Verdict)]
-  answers = iter((judges or default_judges()).ask(asks))
+  answers = iter(judges.ask(asks))
   return [next(answers) if isinstance(one, Ask) else one for one in found]
 
 

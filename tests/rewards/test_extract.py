@@ -77,6 +77,7 @@ def test_hostile_responses_are_read_in_linear_time(how):
   pieces = [
     "\\boxed{" * 20_000,
     "\\boxed{1}" * 10_000,
+    "\\boxed{" * 5_000 + "1" + "}" * 5_000,
     "{" * 100_000,
     "Answer: " * 10_000,
     "answer is is " * 9_000,

@@ -5,9 +5,16 @@ import time
 
 import pytest
 
+from mirl_jax.config import get_config
 from mirl_jax.data.example import Example
 from mirl_jax.rewards.judge import load
-from mirl_jax.rewards.judges import Judges, default_judges, prepare
+from mirl_jax.rewards.judges import (
+  Judges,
+  default_judges,
+  make_judges,
+  prepare,
+  serving,
+)
 from mirl_jax.rewards.verdict import Ask, Verdict
 from mirl_jax.rewards.verify import verify, verify_all
 
@@ -135,4 +142,50 @@ def test_closed_judges_say_so():
   judges = Judges(count=1)
   judges.close()
   with pytest.raises(ValueError, match="closed"):
+    verify("x+x", example("2x"), judges)
+
+
+def test_thresholds_follow_the_step():
+  gold = Example("x", (), "?", "[0, 0, 10, 10]", "box")
+  pair = ("[0, 0, 10, 8]", gold)
+  with Judges(iou="0:0.5,100:0.75,200:0.9") as judges:
+    found = [verify_all([pair], judges, s)[0] for s in (0, 99, 100, 199, 200)]
+  assert [v.correct for v in found] == [True, True, True, True, False]
+  for bad in ("", "x", "2", "5:0.5", "0:0.5,0:0.6", "0:0.5,9", "0:0"):
+    with pytest.raises(ValueError, match="iou="):
+      Judges(iou=bad)
+
+
+def test_the_config_makes_the_judges_that_serve(tmp_path):
+  config = get_config()
+  config.verifier.iou = "0.9"
+  path = tmp_path / "own.py"
+  path.write_text(textwrap.dedent(JUDGE))
+  config.verifier.judge = f"{path}:score"
+  config.verifier.judge_deadline_s = 0.5
+  pairs = [
+    ("[0, 0, 10, 8]", Example("x", (), "?", "[0, 0, 10, 10]", "box")),
+    ("a cat sits", example("cat", "judged")),
+    ("hang", example("cat", "judged")),
+  ]
+  with serving(make_judges(config)):
+    found = verify_all(pairs)
+  assert [verdict.correct for verdict in found] == [False, True, False]
+  assert "0.5 s" in found[2].reason
+  assert verify(*pairs[0]).correct  # the process's plain judges serve again
+  config.verifier.iou = "high"
+  with pytest.raises(ValueError, match="verifier.iou='high'"):
+    make_judges(config)
+
+
+@pytest.mark.parametrize(
+  ("field", "value"), [("workers", 0), ("deadline_s", 0.0), ("memory_mb", 0)]
+)
+def test_every_number_of_the_config_reaches_the_workers(field, value):
+  config = get_config()
+  config.verifier[field] = value
+  with (
+    make_judges(config) as judges,
+    pytest.raises(ValueError, match=str(value)),
+  ):
     verify("x+x", example("2x"), judges)
