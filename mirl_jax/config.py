@@ -47,10 +47,17 @@ def base() -> ConfigDict:
   c.policy.lora.target = ""  # regular expression on module names; "" = all
 
   c.data = ConfigDict()
-  c.data.train = "world"  # "world", or a folder with data.jsonl and images
-  c.data.test = ""  # a folder of its own for the test split; "" = test_share
+  # "world"; a folder or file (.jsonl, .json, .parquet, .tsv), also PATH@SPLIT;
+  # tfds:NAME/CONFIG:FOLDER; or a mix "A*2,B*1" (data/open.py).
+  c.data.train = "world"
+  c.data.test = ""  # the same for the test split; "" = of `train`
+  c.data.columns = ""  # "question=problem,answer=solution"; "" = by their names
+  c.data.image_folder = ""  # of image paths; "" = that of the data
+  c.data.difficulty = ""  # "0.2:0.8": train on such rows; "" = on all
+  c.data.weight_column = ""  # draw training rows in proportion; "" = evenly
+  c.data.unanswered = False  # keep rows without an answer; `correct` abstains
   c.data.seed = 0  # order and, for the world, the pictures
-  c.data.test_share = 0.2  # of a folder's groups of rows
+  c.data.test_share = 0.2  # of groups of rows, where no file names say it
   c.data.group = "image"  # column whose equal values stay in one split
   c.data.group_pattern = ""  # regular expression; its (group) counts instead
   c.data.describe = ""  # derive descriptions: "shapes", "nlvr" or nothing

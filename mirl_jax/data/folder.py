@@ -1,4 +1,4 @@
-"""The examples of a folder of pictures, as a configuration describes them."""
+"""The examples of a user's data, as a configuration describes them."""
 
 import difflib
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from mirl_jax.data.describe import DESCRIBERS
 from mirl_jax.data.example import Example
-from mirl_jax.data.jsonl import JsonlSource
+from mirl_jax.data.open import open_source
 from mirl_jax.data.source import Mapped, Shuffled, Source
 
 
@@ -22,8 +22,8 @@ def folder_source(data: ConfigDict, split: str) -> Source:
     split: train or test.
 
   Raises:
-    FileNotFoundError: if there is no jsonl file.
-    ValueError: for an unknown `describe`, and as JsonlSource.
+    FileNotFoundError: if there is nothing at the path.
+    ValueError: for an unknown `describe`, and as `open_source`.
   """
   if data.describe and data.describe not in DESCRIBERS:
     near = difflib.get_close_matches(data.describe, DESCRIBERS, 1, 0)[0]
@@ -32,12 +32,19 @@ def folder_source(data: ConfigDict, split: str) -> Source:
       f" did you mean {near!r}? Leave it empty for data of your own"
     )
   own = bool(data.test)
-  source: Source = JsonlSource(
-    data.test if own and split == "test" else data.train,
+  training = split == "train"
+  source = open_source(
+    data.test if own and not training else data.train,
     split="all" if own else split,
+    columns=data.columns,
+    image_folder=data.image_folder,
     test_share=data.test_share,
     group=data.group,
     group_pattern=data.group_pattern,
+    need_answer=not data.unanswered,
+    # What is hard or weighty is a matter of training, not of its measure.
+    difficulty=data.difficulty if training else "",
+    weight_column=data.weight_column if training else "",
   )
   if data.describe:
     source = Mapped(source, DESCRIBERS[data.describe])

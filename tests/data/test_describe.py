@@ -22,7 +22,7 @@ from mirl_jax.data.describe import (
   recover_grid,
 )
 from mirl_jax.data.example import Example
-from mirl_jax.data.jsonl import JsonlSource
+from mirl_jax.data.open import open_source
 from mirl_jax.data.source import BadRow, Mapped
 
 VQA = Path(__file__).parents[2].parent / "shared" / "data" / "vqa"
@@ -190,7 +190,7 @@ def test_malformed_logic_forms_are_refused(text):
 def _shapes():
   if not (VQA / "shapes").is_dir():
     pytest.skip("SHAPES is not here")
-  return JsonlSource(VQA / "shapes")
+  return open_source(VQA / "shapes")
 
 
 def test_recovered_grids_answer_every_shapes_question():
@@ -253,7 +253,7 @@ def test_unreadable_objects_are_refused(change):
 def test_every_nlvr_scene_is_described():
   if not (VQA / "nlvr").is_dir():
     pytest.skip("NLVR is not here")
-  source = Mapped(JsonlSource(VQA / "nlvr"), describe.nlvr_example)
+  source = Mapped(open_source(VQA / "nlvr"), describe.nlvr_example)
   for index in range(0, len(source), 7):
     example = source[index]
     things = sum(len(box) for box in example.extra["scene"])

@@ -1,4 +1,4 @@
-"""The jsonl reader: rows, faults by name, and splits by group."""
+"""Rows of our own format: examples, faults by name, and splits by group."""
 
 import io
 import json
@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image as pil
 
-from mirl_jax.data import jsonl
-from mirl_jax.data.jsonl import JsonlSource, in_test_split, with_options
+from mirl_jax.data import pictures
+from mirl_jax.data.open import open_source
+from mirl_jax.data.rows import with_options
 from mirl_jax.data.source import BadRow
+from mirl_jax.data.table import in_test_split
 
 VQA = Path(__file__).parents[2].parent / "shared" / "data" / "vqa"
 
@@ -44,7 +46,7 @@ def write(folder: Path, *rows) -> Path:
 
 def test_a_row_becomes_an_example(tmp_path):
   write(tmp_path, row(description="a red cell", seed_id=3))
-  source = JsonlSource(tmp_path)
+  source = open_source(tmp_path)
   assert len(source) == 1
   example = source[np.int64(0)]
   assert example.id == "r0"
@@ -63,7 +65,7 @@ def test_options_are_shown_only_if_asked_for_and_not_if_they_are_letters(
   tmp_path,
 ):
   write(tmp_path, row())
-  hidden = JsonlSource(tmp_path, show_options=False)[0]
+  hidden = open_source(tmp_path, show_options=False)[0]
   assert hidden.question == "which colour?"
   assert hidden.options == ("red", "blue")
   assert with_options("which?", ("A", "B")) == "which?"
@@ -79,9 +81,9 @@ def test_values_and_defaults(tmp_path):
     row(id="n", answer=None),
     row(id="m", image=["images/a.png", "images/a.png"]),
   )
-  source = JsonlSource(tmp_path)
+  source = open_source(tmp_path)
   assert (source[0].id, source[0].answer) == ("7", "4")
-  assert source[0].answer_type == "text"
+  assert source[0].answer_type == "number"
   assert source[1].answer == "true"
   assert source[2].answer == ""
   assert source[3].images == (png(), png())
@@ -94,7 +96,7 @@ def test_a_row_may_have_pixel_limits_of_its_own(tmp_path):
     row(id="one", max_pixels=64),
     row(id="none", min_pixels=None),
   )
-  source = JsonlSource(tmp_path)
+  source = open_source(tmp_path)
   limits = [(source[i].min_pixels, source[i].max_pixels) for i in range(3)]
   assert limits == [(3136, 50176), (None, 64), (None, None)]
   assert not source[0].extra
@@ -138,7 +140,7 @@ FAULTS = [
 def test_each_fault_is_named_and_spares_the_other_rows(
   tmp_path, monkeypatch, bad, name, reason
 ):
-  monkeypatch.setattr(jsonl, "MAX_PIXELS", 1000)
+  monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
   folder = tmp_path / "set"
   folder.mkdir()
   write(folder, bad, row(id="good"))
@@ -152,7 +154,7 @@ def test_each_fault_is_named_and_spares_the_other_rows(
   pil.fromarray(noise).save(file, "PNG")
   (images / "cut.png").write_bytes(file.getvalue()[:-900])
   (images / "huge.png").write_bytes(png(40))
-  source = JsonlSource(folder)
+  source = open_source(folder)
   with pytest.raises(BadRow, match=reason) as caught:
     source[0]
   assert caught.value.row == name
@@ -161,7 +163,7 @@ def test_each_fault_is_named_and_spares_the_other_rows(
 
 def test_a_repeated_id_is_bad_and_blank_lines_are_none(tmp_path):
   write(tmp_path, row(), "", row(answer="blue"), row(id="other"))
-  source = JsonlSource(tmp_path)
+  source = open_source(tmp_path)
   assert len(source) == 3
   assert source[0].answer == "red"
   with pytest.raises(BadRow, match="line 3 repeats the id of line 1"):
@@ -180,22 +182,22 @@ def test_splits_are_disjoint_stable_and_keep_groups_whole(tmp_path):
     for i in range(3)
   ]
   write(tmp_path, *rows)
-  train = _ids(JsonlSource(tmp_path, "train", group="scene"))
-  test = _ids(JsonlSource(tmp_path, "test", group="scene"))
-  assert train | test == _ids(JsonlSource(tmp_path))
+  train = _ids(open_source(tmp_path, "train", group="scene"))
+  test = _ids(open_source(tmp_path, "test", group="scene"))
+  assert train | test == _ids(open_source(tmp_path))
   assert not train & test
   scenes = {name.split("-")[0] for name in test}
   assert len(test) == 3 * len(scenes)
   assert 3 <= len(scenes) <= 24  # 12 expected of 60
   # A pattern on ids names the same scenes; whole ids cut through them.
   options = {"group": "id", "group_pattern": "^(.*)-"}
-  assert _ids(JsonlSource(tmp_path, "test", **options)) == test
-  alone = _ids(JsonlSource(tmp_path, "test", group="id"))
+  assert _ids(open_source(tmp_path, "test", **options)) == test
+  alone = _ids(open_source(tmp_path, "test", group="id"))
   assert len({name.split("-")[0] for name in alone}) * 3 > len(alone)
   # Order and company do not matter.
   write(tmp_path, *rows[::-2])
-  assert _ids(JsonlSource(tmp_path, "test", group="scene")) <= test
-  larger = JsonlSource(tmp_path, "test", group="scene", test_share=0.9)
+  assert _ids(open_source(tmp_path, "test", group="scene")) <= test
+  larger = open_source(tmp_path, "test", group="scene", test_share=0.9)
   assert len(larger) > len(rows) / 4
 
 
@@ -222,16 +224,16 @@ def test_the_hash_split_has_its_share():
 def test_bad_arguments_are_named(tmp_path, options, error, message):
   write(tmp_path, row())
   with pytest.raises(error, match=message):
-    JsonlSource(**{"path": tmp_path, **options})
+    open_source(**{"path": tmp_path, **options})
 
 
 def test_the_repr_follows_what_the_rows_depend_on(tmp_path):
   write(tmp_path, row())
-  one, other = JsonlSource(tmp_path), JsonlSource(tmp_path, show_options=False)
-  assert repr(one) == repr(JsonlSource(tmp_path / "data.jsonl"))
+  one, other = open_source(tmp_path), open_source(tmp_path, show_options=False)
+  assert repr(one) == repr(open_source(tmp_path / "data.jsonl"))
   assert repr(one) != repr(other)
   write(tmp_path, row(answer="blue"))
-  assert repr(one) != repr(JsonlSource(tmp_path))
+  assert repr(one) != repr(open_source(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,7 @@ def test_the_repr_follows_what_the_rows_depend_on(tmp_path):
 def test_third_party_rows_are_all_good(name):
   if not (VQA / name).is_dir():
     pytest.skip("third-party data is not here")
-  source = JsonlSource(VQA / name)
+  source = open_source(VQA / name)
   # Every picture of the larger sets would take seconds; every 5th row will do.
   for index in range(0, len(source), 5):
     assert source[index].images
