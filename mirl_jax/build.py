@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 
 from mirl_jax.data.example import Example
 from mirl_jax.data.folder import fitting, folder_source
+from mirl_jax.data.lengths import check_lengths, refuse
 from mirl_jax.data.pipeline import Quarantine
-from mirl_jax.data.source import BadRow, Mapped, Source
+from mirl_jax.data.source import BadRow, Mapped, Source, told
 from mirl_jax.information.estimators import MI
 from mirl_jax.information.estimators import from_config as mi_from_config
 from mirl_jax.learning.credit import Term, terms_from_config
@@ -193,7 +194,7 @@ def make_source(
     policy: makes rows whose prompt it cannot take bad rows.
 
   Raises:
-    FileNotFoundError: for a folder without data.jsonl.
+    FileNotFoundError: if there is nothing at the path.
     ValueError: as `folder_source`.
   """
   if config.data.train == "world":
@@ -211,6 +212,28 @@ def make_source(
     -(-max(config.data.patch_buckets, default=sys.maxsize) // window) * window,
   )
   return Mapped(source, check)
+
+
+def data_report(config: ConfigDict, policy: Policy) -> str:
+  """What the training data is read as, and how many of its prompts fit.
+
+  Args:
+    config: of the run, with buckets.
+    policy: whose processor measures the prompts.
+
+  Returns:
+    A line for each; nothing for the world, which says both itself.
+
+  Raises:
+    TooManyBadRows: if more prompts than `data.max_bad_share` do not fit.
+    ValueError, FileNotFoundError: as `make_source`.
+  """
+  source = make_source(config, "train", policy)
+  if not isinstance(source, Mapped):
+    return ""
+  found = check_lengths(source)
+  refuse(found, config.data.max_bad_share)
+  return f"data: {told(source)}\n{found}"
 
 
 def make_program(config: ConfigDict, training: bool) -> programs.Program:

@@ -186,6 +186,7 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
   check_export(config)
   policy = build.make_policy(config)
   config, buckets = batching.settled(config, policy, sft=True)
+  report = "" if resumed is not None else build.data_report(config, policy)
   optimizer = make_optimizer(optimizer_values(config), c.steps)
   update = jax.jit(
     build_supervised_update(
@@ -202,8 +203,9 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     new_state(trained, optimizer, reference=False, ema=False), policy
   )
   write_config(workdir, config, primary)
-  if primary and buckets:
-    print(buckets, flush=True)
+  for line in filter(None, (buckets, report)):
+    if primary:
+      print(line, flush=True)
   if resumed is not None:
     state, _ = checkpoints.restore(resumed, abstract(state))
   step = resumed or 0

@@ -104,6 +104,7 @@ def _train(
   mi, loss = build.make_mi(config), build.make_loss(config)
   own_reward = build.make_own(config)
   config, buckets = batching.settled(config, policy)
+  report = "" if resumed is not None else build.data_report(config, policy)
   batcher = batching.make_batcher(config, policy, mi)
   rollout = Rollout(
     policy.config,
@@ -162,8 +163,9 @@ def _train(
     state, _ = checkpoints.restore(resumed, abstract(state))
     data.set_state(meta["data"])
   write_config(workdir, config, primary)
-  if primary and buckets:
-    print(buckets, flush=True)
+  for line in filter(None, (buckets, report)):
+    if primary:
+      print(line, flush=True)
   step = resumed or 0
   wall = float(meta["wall_s"])
   started = resumed is not None  # there is something to save

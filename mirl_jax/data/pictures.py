@@ -23,7 +23,8 @@ from mirl_jax.data.source import BadRow
 MAX_PIXELS = 50_000_000  # larger pictures are taken for decompression bombs
 MAX_BYTES = 4 * MAX_PIXELS  # of a file or a value
 # No format whose decoder runs another program (EPS) or opens further files.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+pil.init()  # with a list of formats, PIL itself loads only some of them
 # Modes that become 8-bit RGB without loss of what one sees.
 _PLAIN = frozenset(
   ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")

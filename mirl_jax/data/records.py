@@ -22,7 +22,7 @@ from PIL import Image as pil
 
 from mirl_jax.data.example import Example, Image
 from mirl_jax.data.open import open_source
-from mirl_jax.data.source import BadRow, Source
+from mirl_jax.data.source import BadRow, Source, told
 
 _TEXTS = (
   "id",
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         image_folder=given.image_folder,
         test_share=given.test_share,
       )
-      print(getattr(source, "told", split), flush=True)
+      print(told(source), flush=True)
       sources[split] = source
     builder = records_builder(given.out, given.name, sources)
     builder.download_and_prepare()

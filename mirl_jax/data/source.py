@@ -88,3 +88,10 @@ class Mapped:
     # Not the function's own repr, which holds an address.
     name = getattr(self.function, "__qualname__", type(self.function).__name__)
     return f"Mapped({self.source!r}, {name})"
+
+
+def told(source: Source) -> str:
+  """What a source says was decided when it was opened; "" if nothing."""
+  while isinstance(source, Mapped | Shuffled):
+    source = source.source
+  return getattr(source, "told", "")

@@ -1,0 +1,337 @@
+"""Every format that is read: round trips, order and position, and mixes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mirl_jax.data.open import open_source
+from mirl_jax.data.pipeline import batches
+from mirl_jax.data.records import records_builder
+from mirl_jax.data.source import BadRow, told
+from mirl_jax.testing_data import (
+  SINGLE,
+  WRITERS,
+  Asked,
+  picture,
+  questions,
+  write_jsonl,
+  write_parquet,
+  write_tsv,
+)
+
+DATA = Path(__file__).parents[2].parent / "shared" / "data"
+# What the line about a file says first, where it is another name.
+NAMED = {
+  "R1-V": "TRL",
+  "ViRL39K": "columns by name",
+  "ms-swift": "OpenAI messages",
+  "OpenAI": "OpenAI messages",
+  "Anthropic": "OpenAI messages",
+}
+
+
+def read(path, **options):
+  source = open_source(path, **options)
+  return [source[i] for i in range(len(source))]
+
+
+def same(examples, items):
+  """Whether these are the questions that were written."""
+  assert len(examples) == len(items)
+  for example, item in zip(examples, items, strict=True):
+    assert example.question == item.question
+    assert example.answer == item.answer
+    assert example.images == item.pictures
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_each_format_comes_back(tmp_path, form):
+  items = questions(9)
+  if form not in SINGLE:
+    items.append(Asked("two", "Alike?", "no", (picture(7), picture(8))))
+  if form == "VLMEvalKit":
+    items.append(Asked("again", "And now?", "yes", items[2].pictures))
+  path = WRITERS[form](tmp_path, items)
+  examples = read(path)
+  same(examples, items)
+  assert [e.answer_type for e in examples[:9]] == ["number"] * 9
+  assert len({e.id for e in examples}) == len(items)
+  assert f": {NAMED.get(form, form)}, question=" in told(open_source(path))
+  for example in examples:
+    json.dumps(dict(example.extra))
+
+
+def test_rows_keep_what_else_is_known(tmp_path):
+  verl = read(WRITERS["verl"](tmp_path, questions(2)))[1]
+  assert verl.extra["extra_info"]["index"] == 1
+  assert verl.extra["reward_model"]["style"] == "rule"
+  assert verl.category == "math"
+  virl = read(WRITERS["ViRL39K"](tmp_path, questions(2)))[1]
+  assert (virl.id, virl.category) == ("q1", "sums")
+  assert virl.extra["PassRate_7B"] == 0.5
+  for form in ("ShareGPT", "ms-swift"):
+    example = read(WRITERS[form](tmp_path, questions(2)))[0]
+    assert example.extra["system"] == "Be brief."
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_third_party_questions_come_back(tmp_path, form):
+  folder = DATA / "vqa" / "geometry3k_examples"
+  if not folder.is_dir():
+    pytest.skip("third-party data is not here")
+  items = [
+    Asked(
+      example.id, example.question, str(example.extra["answer_value"]), images
+    )
+    for example in read(folder, show_options=False)
+    for images in [example.images]
+  ]
+  assert len(items) == 10
+  same(read(WRITERS[form](tmp_path, items)), items)
+
+
+@pytest.mark.parametrize(
+  ("stem", "name", "shared"),
+  [("mcq_puzzlevqa", "puzzlevqa", 25), ("vqa_mathvision", "mathvision", 20)],
+)
+def test_third_party_tsv_agrees_with_its_jsonl(stem, name, shared):
+  """Some items stand in both; options in another order."""
+  if not DATA.is_dir():
+    pytest.skip("third-party data is not here")
+
+  def answers(path):
+    found = {}
+    for e in read(path, show_options=False):
+      letter = e.answer_type == "choice_letter"
+      meant = e.options["ABCDE".index(e.answer)] if letter else e.answer
+      found[e.question, e.images] = (meant, e.category)
+    return found
+
+  rows = answers(DATA / "bench_tsv" / f"{stem}.tsv")
+  known = answers(DATA / "vqa" / name)
+  assert len(rows) == 40
+  both = rows.keys() & known.keys()
+  assert len(both) == shared
+  assert all(rows[key] == known[key] for key in both)
+
+
+@pytest.mark.parametrize("form", [*WRITERS, "records", "mix", "weights"])
+@pytest.mark.parametrize("stop", [0, 1, 5])
+def test_order_is_fixed_and_any_position_is_exact(tmp_path, form, stop):
+  items = questions(11)
+  options = {}
+  if form == "records":
+    rows = open_source(WRITERS["Geometry3K"](tmp_path, items))
+    records_builder(tmp_path, "t", {"train": rows}).download_and_prepare()
+    path = f"tfds:mirl_records/t:{tmp_path}"
+  elif form == "mix":
+    one = WRITERS["verl"](tmp_path, items)
+    path = f"{one}*3,{WRITERS['LLaVA'](tmp_path, questions(4, 1))}*1"
+  elif form == "weights":
+    path = write_parquet(
+      tmp_path / "w.parquet",
+      [
+        {"question": x.question, "answer": "1", "w": i}
+        for i, x in enumerate(items)
+      ],
+    )
+    options = {"weight_column": "w"}
+  else:
+    path = WRITERS[form](tmp_path, items)
+
+  def stream():
+    return batches(open_source(path, **options), 3, seed=5)
+
+  def take(data, count):
+    return [[e.id for e in next(data)] for _ in range(count)]
+
+  first, second, third = stream(), stream(), stream()
+  assert take(first, stop) == take(second, stop)
+  state = json.loads(json.dumps(first.get_state()))
+  rest = take(first, 9)
+  third.set_state(state)
+  assert take(third, 9) == rest
+  assert take(second, 9) == rest
+  for data in (first, second, third):
+    data.close()
+
+
+def test_a_position_does_not_fit_changed_data(tmp_path):
+  path = WRITERS["TRL"](tmp_path, questions(8))
+  data = batches(open_source(path), 2)
+  state = data.get_state()
+  data.close()
+  WRITERS["TRL"](tmp_path, questions(8, seed=3))
+  other = batches(open_source(path), 2)
+  with pytest.raises(ValueError, match="saved with source"):
+    other.set_state(state)
+  other.close()
+
+
+def test_option_columns_become_options(tmp_path):
+  shown = questions(1)[0].pictures[0].hex()
+  rows = [
+    {
+      "index": 3,
+      "question": "which?",
+      "A": "one",
+      "B": "two",
+      "C": "",
+      "D": "",
+    },
+    {"index": 4, "question": "what?", "A": "", "B": "", "C": "", "D": ""},
+  ]
+  path = write_tsv(
+    tmp_path / "b.tsv", [{**row, "answer": x} for row, x in zip(rows, "B2")]
+  )
+  assert shown  # rows without a picture are read as well
+  first, second = read(path)
+  assert first.question == "which?\n(A) one\n(B) two"
+  assert (first.options, first.answer_type) == (("one", "two"), "choice_letter")
+  assert (second.options, second.answer_type) == ((), "number")
+  assert [first.id, second.id] == ["3", "4"]
+
+
+def test_geometry3k_of_the_hub_is_asked_openly_unless_told(tmp_path):
+  rows = [
+    {
+      "id": 7,
+      "images": [{"bytes": picture(0), "path": None}],
+      "problem": "<image>Find x.",
+      "answer": "48",
+      "choices": ["12", "48", "50", "52"],
+      "ground_truth": "B",
+    }
+  ]
+  path = write_parquet(tmp_path / "hub.parquet", rows)
+  open_ended = read(path)[0]
+  assert (open_ended.answer, open_ended.options) == ("48", ())
+  assert open_ended.extra["ground_truth"] == "B"
+  assert "options=choices,answer=ground_truth" in told(open_source(path))
+  chosen = read(path, columns="options=choices,answer=ground_truth")[0]
+  assert (chosen.answer, chosen.answer_type) == ("B", "choice_letter")
+  assert chosen.question == "Find x.\n(A) 12\n(B) 48\n(C) 50\n(D) 52"
+
+
+AMBIGUOUS = [
+  (
+    {"problem": "1?", "solution": "Add them: 3.", "answer": "3"},
+    ["'answer'", "'solution'", 'data.columns="answer=solution"'],
+  ),
+  (
+    {"question": "1?", "answer": "3", "image": "a.png", "images": ["a.png"]},
+    ["'images'", "'image'", 'data.columns="images=image"'],
+  ),
+  (
+    {"question": "1?", "problem": "2?", "answer": "3"},
+    ["the question", 'data.columns="question=problem"'],
+  ),
+  (
+    {"question": "1?", "answer": "3", "options": ["3", "4"], "choices": ["3"]},
+    ["the options", 'data.columns="options=choices"'],
+  ),
+  (
+    {"text": "1?", "answer": "3"},
+    ["no column for the question", "answer, text"],
+  ),
+]
+
+
+@pytest.mark.parametrize(("row", "said"), AMBIGUOUS)
+def test_what_may_be_read_in_two_ways_is_refused_with_the_fix(
+  tmp_path, row, said
+):
+  path = write_jsonl(tmp_path / "x.jsonl", [row])
+  with pytest.raises(ValueError) as caught:  # noqa: PT011 - parts are below
+    open_source(path)
+  assert all(part in str(caught.value) for part in [str(path), *said])
+
+
+def test_the_fix_that_is_named_works(tmp_path):
+  path = write_jsonl(tmp_path / "x.jsonl", [AMBIGUOUS[0][0]])
+  assert read(path, columns="answer=answer")[0].answer == "3"
+  assert read(path, columns="answer=solution")[0].answer == "Add them: 3."
+  # Two columns that say the same are one.
+  agreeing = {
+    "problem": "1?",
+    "solution": "<answer> 3 </answer>",
+    "answer": "3",
+  }
+  path = write_jsonl(tmp_path / "y.jsonl", [agreeing])
+  assert read(path)[0].answer == "3"
+
+
+@pytest.mark.parametrize(
+  ("columns", "said"),
+  [
+    ("question", "no ROLE=COLUMN"),
+    ("questoin=problem", "did you mean 'question'"),
+    ("question=a,question=b", "gives question twice"),
+    ("question=probelm", "did you mean 'problem'"),
+  ],
+)
+def test_bad_column_settings_are_named(tmp_path, columns, said):
+  path = write_jsonl(tmp_path / "x.jsonl", [{"problem": "1?", "answer": "3"}])
+  with pytest.raises(ValueError, match=said):
+    open_source(path, columns=columns)
+
+
+def test_a_row_without_an_answer_is_bad_where_one_is_needed(tmp_path):
+  rows = [{"question": "1?", "answer": None}, {"question": "2?", "answer": "2"}]
+  path = write_jsonl(tmp_path / "x.jsonl", rows)
+  assert read(path)[0].answer == ""
+  source = open_source(path, need_answer=True)
+  with pytest.raises(BadRow, match="no reference answer"):
+    source[0]
+  assert source[1].answer == "2"
+
+
+def test_a_mix_has_its_shares_and_its_parts_follow_what_they_have(tmp_path):
+  one = WRITERS["verl"](tmp_path, questions(30))
+  other = write_jsonl(
+    tmp_path / "other.jsonl",
+    [{"text": f"{i}?", "answer": str(i)} for i in range(10)],
+  )
+  source = open_source(f"{one}*2,{other}*1", columns="question=text")
+  ids = [source[i].id.partition("/")[0] for i in range(len(source))]
+  assert len(source) == 45
+  # In any stretch, to within one row of each.
+  for start, end in np.random.default_rng(0).integers(0, 46, (50, 2)):
+    part = ids[min(start, end) : max(start, end)]
+    assert abs(part.count("verl") - 2 / 3 * len(part)) <= 2
+  assert len({source[i].id for i in range(45)}) == 40
+  plain = open_source(f"{one},{other}", columns="question=text")
+  assert len({plain[i].id for i in range(len(plain))}) == len(plain) == 40
+  tested = open_source(
+    f"{one}*2,{other}*1", "test", columns="question=text", test_share=0.5
+  )
+  assert len({tested[i].id for i in range(len(tested))}) == len(tested)
+  with pytest.raises(ValueError, match="no part of .* has such a column"):
+    open_source(f"{one},{other}", columns="question=nothing")
+
+
+def test_hub_folders_split_by_file_names(tmp_path):
+  items = questions(12)
+  rows = [{"problem": x.question, "answer": x.answer} for x in items]
+  names = [
+    ("data/train-00000-of-00002", rows[:5]),
+    ("data/train-00001-of-00002", rows[5:9]),
+    ("data/validation-00000-of-00001", rows[9:]),
+  ]
+  for name, part in names:
+    write_parquet(tmp_path / "set" / f"{name}.parquet", part)
+  folder = tmp_path / "set"
+
+  def asked(*arguments):
+    return [e.question for e in read(*arguments)]
+
+  want = [item.question for item in items]
+  source = open_source(folder, "train")
+  assert [source[i].question for i in range(len(source))] == want[:9]
+  source = open_source(folder, "test")
+  assert [source[i].question for i in range(len(source))] == want[9:]
+  assert asked(folder) == want
+  assert asked(f"{folder}@validation") == want[9:]
+  assert len({e.id for e in read(folder)}) == 12
