@@ -62,7 +62,7 @@ class Reading:
     split: all, train or test, by a hash of each row's group.
     test_share: expected share of groups in the test split.
     group: the column that says which rows belong together; `image` and `id`
-      also name these roles. A row without it stands for itself.
+      also name these roles. A row where it is empty stands for itself.
     group_pattern: a regular expression; where its first group matches in that
       column, only that part counts ("^(.*)-" on nlvr's ids puts the rows
       `…_12-0` and `…_12-1`, one scene, together). Empty: the whole column.
@@ -202,7 +202,7 @@ class TableSource:
       return given
     if role in columns:
       return columns[role]
-    if given in ("image", ""):
+    if given in ("image", "id", ""):
       return ""
     raise ValueError(f"data.group={given!r}: {self._columns()}")
 

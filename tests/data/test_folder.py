@@ -10,6 +10,7 @@ from PIL import Image
 from mirl_jax.data.example import Example
 from mirl_jax.data.folder import demonstrated, fitting, folder_source
 from mirl_jax.data.source import BadRow, Mapped
+from mirl_jax.testing_data import write_jsonl
 
 
 def png(side: int) -> bytes:
@@ -114,3 +115,21 @@ def test_a_row_that_no_bucket_holds_is_bad():
     source[1]
   with pytest.raises(BadRow, match=r"40 patch slots.*data\.patch_buckets"):
     source[2]
+
+
+def test_an_answer_is_needed_unless_told_and_windows_are_of_training(tmp_path):
+  rows = [
+    {"problem": f"{i}?", "answer": str(i) if i % 2 else "", "difficulty": i}
+    for i in range(10)
+  ]
+  path = str(write_jsonl(tmp_path / "x.jsonl", rows))
+  first = section(train=path, test=path)
+  with pytest.raises(BadRow, match="line 1: no reference answer"):
+    folder_source(first, "train")[0]
+  free = section(train=path, test=path, unanswered=True, difficulty="5:")
+  assert folder_source(free, "train")[1].answer == ""
+  assert len(folder_source(free, "train")) == 5
+  assert len(folder_source(free, "test")) == 10
+  heavy = section(train=path, test=path, weight_column="difficulty")
+  assert len(folder_source(heavy, "train")) == 45
+  assert len(folder_source(heavy, "test")) == 10

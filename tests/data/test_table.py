@@ -12,7 +12,14 @@ from mirl_jax.data import pictures
 from mirl_jax.data.open import open_source
 from mirl_jax.data.rows import with_options
 from mirl_jax.data.source import BadRow
-from mirl_jax.data.table import in_test_split
+from mirl_jax.data.table import in_test_split, window
+from mirl_jax.testing_data import (
+  WRITERS,
+  Asked,
+  picture,
+  write_jsonl,
+  write_parquet,
+)
 
 VQA = Path(__file__).parents[2].parent / "shared" / "data" / "vqa"
 
@@ -246,3 +253,108 @@ def test_third_party_rows_are_all_good(name):
   # Every picture of the larger sets would take seconds; every 5th row will do.
   for index in range(0, len(source), 5):
     assert source[index].images
+
+
+def test_a_window_takes_rows_by_difficulty(tmp_path):
+  values = [0, 0.2, 0.5, "0.8", 1, None, "hard"]
+  rows = [{"question": f"{i}?", "difficulty": v} for i, v in enumerate(values)]
+  path = write_jsonl(tmp_path / "x.jsonl", rows)
+  source = open_source(path, difficulty="0.2:0.8")
+  assert [source[i].question for i in range(3)] == ["1?", "2?", "3?"]
+  assert source[1].extra["difficulty"] == 0.5
+  assert len(source) == 5  # those without a number are bad, not passed over
+  for index in (3, 4):
+    with pytest.raises(BadRow, match="column 'difficulty' holds no number"):
+      source[index]
+  assert len(open_source(path, difficulty=":0.3")) == 4
+  with pytest.raises(ValueError, match="no rows in split 'all', difficulty"):
+    open_source(write_jsonl(path, rows[:5]), difficulty="2:3")
+
+
+def test_difficulties_and_weights_name_their_columns(tmp_path):
+  rows = [
+    {"question": f"{i}?", "PassRate_7B": i / 10, "w": i} for i in range(9)
+  ]
+  path = write_jsonl(tmp_path / "x.jsonl", rows)
+  with pytest.raises(ValueError, match='data.columns="difficulty=COLUMN"'):
+    open_source(path, difficulty="0.2:0.8")
+  source = open_source(
+    path, difficulty="0.2:0.8", columns="difficulty=PassRate_7B"
+  )
+  assert len(source) == 7
+  with pytest.raises(ValueError, match="weight_column='v': there is no such"):
+    open_source(path, weight_column="v")
+  drawn = open_source(path, weight_column="w")
+  found = [drawn[i].question for i in range(len(drawn))]
+  assert [found.count(f"{i}?") for i in range(9)] == list(range(9))
+  rows[2]["w"] = -1
+  drawn = open_source(write_jsonl(path, rows), weight_column="w")
+  with pytest.raises(BadRow, match="column 'w' holds no weight of 0 or more"):
+    [drawn[i] for i in range(len(drawn))]
+
+
+@pytest.mark.parametrize("text", ["0.5", "a:b", "1:0", ":nan"])
+def test_bad_windows_are_named(text):
+  with pytest.raises(ValueError, match="give LOW:HIGH"):
+    window(text)
+
+
+def test_rows_about_one_picture_stay_together_however_it_is_held(tmp_path):
+  """The same pictures as paths, bytes and base64: one picture, one side."""
+  items = [
+    Asked(f"q{i}", f"{i}?", str(i), (picture(i % 20),)) for i in range(80)
+  ]
+  for form in ("Geometry3K", "R1-V", "VLMEvalKit"):
+    path = WRITERS[form](tmp_path, items)
+    sides = []
+    for split in ("train", "test"):
+      source = open_source(path, split, test_share=0.4)
+      rows = [source[i] for i in range(len(source))]
+      sides.append({row.images for row in rows})
+      assert len({row.group for row in rows}) == len(sides[-1])
+      assert len(rows) == 4 * len(sides[-1])
+    assert len(sides[0]) + len(sides[1]) == 20
+    assert not sides[0] & sides[1]
+
+
+def test_rows_without_ids_are_named_by_their_place(tmp_path):
+  rows = [{"problem": f"{i}?", "answer": "1"} for i in range(3)]
+  one = open_source(write_parquet(tmp_path / "a.parquet", rows))
+  assert [one[i].id for i in range(3)] == ["row 1", "row 2", "row 3"]
+  write_parquet(tmp_path / "two/b.parquet", rows)
+  write_parquet(tmp_path / "two/c.parquet", rows)
+  both = open_source(tmp_path / "two")
+  assert [both[i].id for i in (0, 3)] == ["b row 1", "c row 1"]
+  assert len({both[i].group for i in range(6)}) == 6
+
+
+def test_an_id_that_another_file_has_is_told_apart(tmp_path):
+  rows = [{"id": i, "problem": f"{i}?", "answer": "1"} for i in range(3)]
+  write_parquet(tmp_path / "b.parquet", rows)
+  write_parquet(tmp_path / "c.parquet", [*rows, rows[0]])
+  source = open_source(tmp_path)
+  assert [source[i].id for i in range(6)] == ["0", "1", "2"] + [
+    f"c/{i}" for i in range(3)
+  ]
+
+
+def test_an_unknown_group_is_named(tmp_path):
+  path = write_jsonl(tmp_path / "x.jsonl", [{"question": "?", "scene": 1}])
+  with pytest.raises(ValueError, match="data.group='scnee': .* there are ques"):
+    open_source(path, group="scnee")
+  assert open_source(path, group="scene")[0].group == "1"
+  assert open_source(path)[0].group == "line 1"
+
+
+def test_pictures_may_lie_elsewhere(tmp_path):
+  (tmp_path / "shown").mkdir()
+  (tmp_path / "shown" / "a.png").write_bytes(png())
+  path = write_jsonl(
+    tmp_path / "rows" / "x.jsonl", [{"query": "?", "image": "a.png"}]
+  )
+  with pytest.raises(BadRow, match="'a.png' is missing"):
+    open_source(path)[0]
+  folder = str(tmp_path / "shown")
+  assert open_source(path, image_folder=folder)[0].images == (png(),)
+  with pytest.raises(FileNotFoundError, match="image_folder='none'"):
+    open_source(path, image_folder="none")
