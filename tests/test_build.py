@@ -7,9 +7,10 @@ from mirl_jax import build
 from mirl_jax import testing_runs as runs
 from mirl_jax.data.example import Example
 from mirl_jax.data.pipeline import Quarantine
-from mirl_jax.data.source import BadRow, Mapped
+from mirl_jax.data.source import BadRow, Mapped, TooManyBadRows
 from mirl_jax.information.estimators import MI
 from mirl_jax.rewards.assess import Assessed
+from mirl_jax.testing_data import picture, write_parquet
 from mirl_jax.worlds.dials import BROKEN
 
 
@@ -203,3 +204,31 @@ def test_nothing_held_out_is_said(config, policy, tmp_path, monkeypatch):
   monkeypatch.setattr(build, "make_source", lambda *a: Mapped(rows, bad))
   with pytest.raises(ValueError, match="none of the 2 rows held out"):
     build.held_out(config, policy, 4, str(tmp_path))
+
+
+def test_the_data_says_how_it_is_read_and_how_many_prompts_fit(
+  config, policy, tmp_path
+):
+  assert build.data_report(config, policy) == ""  # the world
+  rows = [
+    {"problem": "<image>why?" + 300 * " why?" * (i < 2), "answer": "so"}
+    | {"images": [{"bytes": picture(i), "path": None}]}
+    for i in range(20)
+  ]
+  rows[7]["images"] = []
+  config.data.train = str(write_parquet(tmp_path / "own.parquet", rows))
+  config.data.test_share = 0.0
+  config.data.prompt_buckets = (64,)
+  said = build.data_report(config, policy).splitlines()
+  assert said[0] == (
+    "data: own: Geometry3K, question=problem, images=images, answer=answer;"
+    " 20 of 20 rows of own.parquet"
+  )
+  assert said[1].startswith(
+    "prompt lengths: 2 do not fit, of all 20 rows, 1 unusable; they are left"
+    " out. The first: row "
+  )
+  assert "more than 64; add to data.prompt_buckets" in said[1]
+  config.data.max_bad_share = 0.1
+  with pytest.raises(TooManyBadRows, match="more than data.max_bad_share=0.1"):
+    build.data_report(config, policy)
