@@ -10,22 +10,23 @@ names. Columns:
     image        a path, or a list of paths, relative to DIR
     question     what is asked, without any image placeholder
     answer       the reference answer
-    answer_type  number, choice_letter, choice_text, text (the default), yes_no
-                 or free_form: how an answer is compared
+    answer_type  number, choice_letter, choice_text, text, yes_no or free_form:
+                 how an answer is compared; without it, by what it looks like
     options      a list of choices, shown below the question as (A), (B), …
     category     for tables
     min_pixels, max_pixels  of this row's pictures, in place of the policy's
     description  a true description of the picture; --mode=sft needs it
     reasoning    from the description to the answer; --mode=sft uses it
 
-Only the first four must be there; other columns are ignored. A row that cannot
-be used is written to RUN/quarantine.jsonl with the reason, and the run goes on
+Only the first four must be there; other columns are ignored. Other formats are
+read as well, by their columns (mirl_jax/data/open.py). A row that cannot be
+used is written to RUN/quarantine.jsonl with the reason, and the run goes on
 unless more than `data.max_bad_share` of the rows are bad.
 
 The argument is a list of field=value with commas between (a path with a comma
 goes into --config.data.train instead):
 
-    path           the folder, or the jsonl file itself
+    path           the folder, or the file itself
     test           another folder whose rows are all held out; without it
     test_share     of the groups of `path` is held out (default .2)
     group          the column whose equal values never stand on both sides of

@@ -74,7 +74,8 @@ def _folder(path: Path) -> list[Path]:
     if found:
       return found
   raise FileNotFoundError(
-    f"no jsonl file at {own}, and no {', '.join(SUFFIXES)} file in {path}"
+    f"no jsonl file at {own}, and no {', '.join(SUFFIXES)} file in {path};"
+    " nothing is downloaded"
   )
 
 

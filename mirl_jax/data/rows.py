@@ -231,7 +231,10 @@ def to_example(
     if not is_empty(row.get(medium)):
       raise BadRow(name, f"column {medium!r}: only pictures are supported")
   asked, told = cell("question"), cell("answer")
-  if not is_chat(asked):
+  if isinstance(asked, str):
+    written = read_list(asked)  # messages as JSON text
+    asked = written if is_chat(written) else asked
+  elif not is_chat(asked):
     asked = text("question")
   turn = read_chat(asked, name)
   shown = _values(cell("images"))
@@ -244,8 +247,8 @@ def to_example(
   if hint := text("hint").strip():
     question = f"{hint}\n{question}"
   options = _options(row, layout, name)
-  written = text_of(told, columns.get("answer", ""), name) or turn.response
-  answer = written if layout.strict else read_answer(written)
+  reply = text_of(told, columns.get("answer", ""), name) or turn.response
+  answer = reply if layout.strict else read_answer(reply)
   if need_answer and not answer.strip():
     raise BadRow(name, "no reference answer")
   given_type = text("answer_type").strip()

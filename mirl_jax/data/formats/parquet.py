@@ -72,6 +72,9 @@ class Parquet:
     """The given columns of every row in order."""
     names = {column.partition(".")[0] for column in columns}
     wanted = [name for name in self.columns if name in (names | {*columns})]
+    if not wanted:
+      yield from ({} for _ in range(len(self)))
+      return
     with pq.ParquetFile(self.path, memory_map=True) as file:
       for batch in file.iter_batches(_SCANNED, columns=wanted):
         yield from batch.to_pylist()
