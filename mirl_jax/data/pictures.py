@@ -166,9 +166,12 @@ def read_picture(value: Any, root: Path, row: str, number: int = 1) -> bytes:
   if isinstance(value, bytes | bytearray | memoryview):
     return check_picture(bytes(value), name, row)
   if isinstance(value, Mapping):
-    for key in ("bytes", "path", "url", "image", "data", "base64"):
-      if value.get(key):
-        return read_picture(value[key], root, row, number)
+    for key in ("bytes", "data", "base64", "path", "url", "image"):
+      held = value.get(key)
+      if isinstance(held, str) and held and key in ("bytes", "data", "base64"):
+        return read_base64(held, name, row)
+      if held:
+        return read_picture(held, root, row, number)
     raise BadRow(row, f"{name} has neither bytes nor a path")
   if not isinstance(value, str) or not value:
     kind = type(value).__name__

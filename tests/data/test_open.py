@@ -1,6 +1,9 @@
 """Every format that is read: round trips, order and position, and mixes."""
 
+import base64
+import copy
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +270,87 @@ def test_bad_column_settings_are_named(tmp_path, columns, said):
   path = write_jsonl(tmp_path / "x.jsonl", [{"problem": "1?", "answer": "3"}])
   with pytest.raises(ValueError, match=said):
     open_source(path, columns=columns)
+
+
+def bomb():
+  """A PNG whose header says 60,000 x 60,000 pixels."""
+  data = bytearray(picture(4))
+  data[16:24] = (60_000).to_bytes(4, "big") * 2
+  data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+  return bytes(data)
+
+
+# Changes of a good row of hub form, and what quarantine says.
+FAULTS = {
+  "not a picture": (
+    {"images": [{"bytes": b"%PDF" * 30}]},
+    "no readable picture",
+  ),
+  "cut": ({"images": [{"bytes": picture(1, 30)[:-99]}]}, "no readable picture"),
+  "empty": (
+    {"images": [{"bytes": b"", "path": "gone.png"}]},
+    "is missing from",
+  ),
+  "nothing": ({"images": [{"bytes": None}]}, "neither bytes nor a path"),
+  "bomb": ({"images": [{"bytes": bomb()}]}, "too many pixels"),
+  "leaves": ({"images": [{"path": "../../etc/x"}]}, "leaves the data folder"),
+  "url": ({"images": [{"path": "http://x/a.png"}]}, "nothing is fetched"),
+  "asked for none": ({"problem": " "}, "empty question"),
+  "no answer": ({"answer": None}, "no reference answer"),
+  "two markers": ({"problem": "<image><image>?"}, "2 <image> in the question"),
+  "clip": ({"videos": ["a.mp4"]}, "only pictures are supported"),
+  "type": ({"answer_type": "smell"}, "answer_type 'smell' is none of"),
+}
+
+
+@pytest.mark.parametrize("write", ["parquet", "json", "tsv"])
+def test_bad_rows_are_quarantined_by_id_and_replaced(tmp_path, write):
+  rows = [
+    {"id": f"good {i}", "images": [{"bytes": picture(i)}], "problem": f"{i}?"}
+    for i in range(30)
+  ]
+  rows += [
+    {"id": name, "images": [{"bytes": picture(0)}], "problem": "?", **change}
+    for name, (change, _) in copy.deepcopy(FAULTS).items()
+  ]
+  for row in rows:
+    row.setdefault("answer", "1")
+    row.setdefault("videos", [])
+    row.setdefault("answer_type", "number")
+    for image in row["images"]:
+      image.setdefault("bytes", None)
+      image.setdefault("path", None)
+  if write == "parquet":
+    path = write_parquet(tmp_path / "x.parquet", rows)
+  elif write == "json":  # bytes are base64 there
+    for image in [image for row in rows for image in row["images"]]:
+      if image["bytes"] is not None:
+        image["bytes"] = base64.b64encode(image["bytes"]).decode()
+    path = write_jsonl(tmp_path / "x.jsonl", rows)
+  else:
+    for row in rows:
+      image = row.pop("images")[0]
+      data = image["bytes"]
+      row["image"] = base64.b64encode(data).decode() if data else image["path"]
+      row["videos"] = "".join(row["videos"])
+    path = write_tsv(tmp_path / "x.tsv", rows)
+  skipped = {"nothing", "empty"} if write == "tsv" else set()
+  quarantine = tmp_path / "quarantine.jsonl"
+  data = batches(
+    open_source(path, need_answer=True),
+    5,
+    epochs=1,
+    quarantine=quarantine,
+    max_bad_share=0.5,
+  )
+  found = [example.id for batch in data for example in batch]
+  assert set(found) - skipped == {f"good {i}" for i in range(30)}
+  lines = quarantine.read_text("utf-8").splitlines()
+  said = {entry["row"]: entry["reason"] for entry in map(json.loads, lines)}
+  for name, (_, reason) in FAULTS.items():
+    if name not in skipped:
+      assert reason in said[name], (name, said[name])
+  assert data.bad == len(said)
 
 
 def test_a_row_without_an_answer_is_bad_where_one_is_needed(tmp_path):

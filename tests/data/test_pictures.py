@@ -44,6 +44,7 @@ def test_every_way_to_hold_a_picture_gives_the_same_bytes(tmp_path):
     {"bytes": data, "path": "elsewhere.png"},
     {"url": f"data:image/png;base64,{text}"},
     {"type": "base64", "media_type": "image/png", "data": text},
+    {"bytes": text},
   ]
   assert all(read_picture(way, tmp_path, "r") == data for way in ways)
 
