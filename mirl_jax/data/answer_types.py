@@ -19,7 +19,6 @@ TYPE_NAMES = {
   "open": "free_form",
   "free-form": "free_form",
 }
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.S)
 _BOXED = "\\boxed{"
 _POLARITY = ("yes", "no", "true", "false")
 # A number with at most one word behind it, or a currency before it.
@@ -42,13 +41,20 @@ def last_boxed(text: str) -> str | None:
   return None
 
 
+def tagged(text: str, tag: str) -> str | None:
+  """What stands in the last `<tag>…</tag>`, None where there is none."""
+  end = text.rfind(f"</{tag}>")
+  start = text.rfind(f"<{tag}>", 0, max(end, 0))
+  return text[start + len(tag) + 2 : end].strip() if start >= 0 else None
+
+
 def read_answer(text: str) -> str:
   """The answer itself: of `<answer>…</answer>` or `\\boxed{…}` the last.
 
   A text without either is the answer as it stands.
   """
-  tagged = _ANSWER.findall(text)
-  text = tagged[-1] if tagged else text
+  inside = tagged(text, "answer")
+  text = text if inside is None else inside
   boxed = last_boxed(text)
   return (text if boxed is None else boxed).strip()
 

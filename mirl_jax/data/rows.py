@@ -19,6 +19,7 @@ from mirl_jax.data.answer_types import (
   TYPE_NAMES,
   read_answer,
   sniff_answer_type,
+  tagged,
 )
 from mirl_jax.data.chat import is_chat, read_chat, without_markers
 from mirl_jax.data.example import Example
@@ -104,7 +105,11 @@ def _check_answer(
   """Refuses an answer that no prediction could match."""
   if answer_type not in VERIFIERS:
     known = ", ".join(VERIFIERS)
-    raise BadRow(row, f"answer_type {answer_type!r} is none of {known}")
+    raise BadRow(
+      row,
+      f"answer_type {answer_type!r} is none of {known}; where the column is"
+      ' another one: data.columns="answer_type="',
+    )
   if len(options) > len(LETTERS):
     raise BadRow(row, f"{len(options)} options; at most {len(LETTERS)}")
   if not answer.strip() or not options:
@@ -277,8 +282,8 @@ def to_example(
     answer_type=answer_type,
     options=options,
     category=text("category"),
-    description=text("description"),
-    reasoning=text("reasoning"),
+    description=text("description") or tagged(reply, "description") or "",
+    reasoning=text("reasoning") or tagged(reply, "think") or "",
     min_pixels=min_pixels,
     max_pixels=max_pixels,
     extra=extra,

@@ -48,9 +48,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
   "category": (
     "category",
     "subject",
-    "ability",
     "data_source",
     "datasource",
+    "ability",
     "source",
   ),
   "answer_type": ("answer_type",),

@@ -32,6 +32,8 @@ LISTED = "Which?\n(A) red\n(B) blue\n(C) green"
     ("so \\boxed{1}, or rather \\boxed{{2}}", "{2}"),
     ("\\boxed{1", "\\boxed{1"),
     ("  48 ", "48"),
+    ("<answer></answer>", ""),
+    ("</answer> 3 <answer>", "</answer> 3 <answer>"),
     ("", ""),
   ],
 )
@@ -96,5 +98,10 @@ def test_whatever_the_type_the_reference_itself_is_right():
 
 
 def test_long_answers_are_judged_in_no_time():
-  for text in ("1" * 10**6, "1e" * 10**6, "\\boxed{" * 10**5):
+  for text in (
+    "1" * 10**6,
+    "1e" * 10**6,
+    "\\boxed{" * 10**5,
+    "<answer>" * 10**5,
+  ):
     assert sniff_answer_type(read_answer(text)) == "free_form"

@@ -70,7 +70,7 @@ def test_rows_keep_what_else_is_known(tmp_path):
   verl = read(WRITERS["verl"](tmp_path, questions(2)))[1]
   assert verl.extra["extra_info"]["index"] == 1
   assert verl.extra["reward_model"]["style"] == "rule"
-  assert verl.category == "math"
+  assert verl.category == "sums"
   virl = read(WRITERS["ViRL39K"](tmp_path, questions(2)))[1]
   assert (virl.id, virl.category) == ("q1", "sums")
   assert virl.extra["PassRate_7B"] == 0.5

@@ -93,6 +93,19 @@ def test_each_fault_is_named(row, reason):
     read(row)
 
 
+def test_a_response_in_tags_is_a_demonstration():
+  said = "<description>a cell</description><think>so</think><answer>3</answer>"
+  messages = [{"from": "human", "value": "?"}, {"from": "gpt", "value": said}]
+  found = read({"conversations": messages})
+  assert (found.description, found.reasoning, found.answer) == (
+    "a cell",
+    "so",
+    "3",
+  )
+  given = read({"conversations": messages, "description": "a red cell"})
+  assert given.description == "a red cell"
+
+
 def test_options_in_columns_follow_each_other():
   row = {"question": "?", "A": "x", "B": "y", "C": "z", "answer": "A"}
   layout = sniff(list(row), [row])
