@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirl_jax.data import files, mix
+from mirl_jax.data.chat import is_chat
 from mirl_jax.data.formats.lines import JsonLines, JsonList
 from mirl_jax.data.formats.parquet import Parquet
 from mirl_jax.data.formats.tfds import PREFIX, Tfds, open_builder
 from mirl_jax.data.formats.tsv import Tsv
-from mirl_jax.data.sniff import at, read_columns, sniff
+from mirl_jax.data.sniff import at, listed, read_columns, sniff
 from mirl_jax.data.source import Source
 from mirl_jax.data.table import Reading, Table, TableSource, sample
 
@@ -74,13 +75,13 @@ def open_source(
     difficulty=difficulty,
     weight_column=weight_column,
   )
-  reading.check()
   given, text = read_columns(columns), str(path)
   plain = Path(text).exists() or not any(sign in text for sign in ",*")
   parts = [(text, None)] if plain else mix.parse_mix(text)
   opened = [_find(name, split) for name, _ in parts]
   for role, column in given.items():
-    if len(parts) > 1 and not any(_has(found, column) for found in opened):
+    everywhere = len(parts) == 1 or not column
+    if not everywhere and not any(_has(found, column) for found in opened):
       raise ValueError(
         f"data.columns: {role}={column}, but no part of {text!r} has such a"
         " column"
@@ -90,7 +91,7 @@ def open_source(
     known = {
       role: column
       for role, column in given.items()
-      if len(parts) == 1 or _has(found, column)
+      if len(parts) == 1 or not column or _has(found, column)
     }
     sources.append(_source(found, reading, known))
   if len(sources) == 1:
@@ -168,6 +169,18 @@ def _source(
     layout = sniff(list(columns), rows, given)
   except ValueError as error:
     raise ValueError(f"{where}: {error}") from error
+  question = layout.columns.get("question", "")
+  if (
+    reading.need_answer
+    and not layout.stored
+    and "answer" not in layout.columns
+    and not any(is_chat(at(row, question)) for row in rows)
+  ):
+    raise ValueError(
+      f"{where}: no column for the answer among {listed(columns, rows)}; say"
+      ' which: data.columns="answer=COLUMN", or go without any:'
+      " data.unanswered=True"
+    )
   if found.note:
     layout = dataclasses.replace(layout, notes=(*layout.notes, found.note))
   reading = dataclasses.replace(reading, split=found.split)

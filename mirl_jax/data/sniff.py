@@ -334,3 +334,8 @@ def _is_path(value: Any) -> bool:
 
 def _listed(names: Iterable[str]) -> str:
   return ", ".join(sorted(name for name in names if "." not in name)) or "none"
+
+
+def listed(columns: Iterable[str], rows: Sequence[Mapping[str, Any]]) -> str:
+  """The names of all columns, for a message."""
+  return _listed(_known(list(columns), rows))

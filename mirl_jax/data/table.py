@@ -71,6 +71,9 @@ class Reading:
     need_answer: a row without a reference answer is a bad one.
     difficulty: "LOW:HIGH", the rows that are taken, both ends included.
     weight_column: how often a row is drawn, relative to the others.
+
+  Raises:
+    ValueError, FileNotFoundError: for a field that cannot be.
   """
 
   split: str = "all"
@@ -83,8 +86,7 @@ class Reading:
   difficulty: str = ""
   weight_column: str = ""
 
-  def check(self) -> None:
-    """Raises ValueError for a field that cannot be."""
+  def __post_init__(self) -> None:
     if self.split not in SPLITS:
       raise ValueError(f"split={self.split!r}: give one of {SPLITS}")
     if not 0 <= self.test_share <= 1:
@@ -166,7 +168,6 @@ class TableSource:
     reading: Reading,
     name: str,
   ):
-    reading.check()
     self._tables, self._layout, self._reading = tables, layout, reading
     self._pattern = re.compile(reading.group_pattern)
     # A row of a file, by file and row; what makes it bad before it is read.

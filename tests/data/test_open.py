@@ -363,6 +363,18 @@ def test_a_row_without_an_answer_is_bad_where_one_is_needed(tmp_path):
   assert source[1].answer == "2"
 
 
+def test_data_without_answers_is_refused_where_they_are_needed(tmp_path):
+  rows = [{"question": "1?", "text": "one"}]
+  path = write_jsonl(tmp_path / "x.jsonl", rows)
+  assert read(path)[0].answer == ""
+  with pytest.raises(ValueError, match="no column for the answer among quest"):
+    open_source(path, need_answer=True)
+  found = read(path, need_answer=True, columns="answer=text")
+  assert found[0].answer == "one"
+  for form in ("OpenAI", "Geometry3K", "verl"):
+    open_source(WRITERS[form](tmp_path, questions(2)), need_answer=True)
+
+
 def test_a_mix_has_its_shares_and_its_parts_follow_what_they_have(tmp_path):
   one = WRITERS["verl"](tmp_path, questions(30))
   other = write_jsonl(
@@ -383,6 +395,7 @@ def test_a_mix_has_its_shares_and_its_parts_follow_what_they_have(tmp_path):
     f"{one}*2,{other}*1", "test", columns="question=text", test_share=0.5
   )
   assert len({tested[i].id for i in range(len(tested))}) == len(tested)
+  open_source(f"{one},{other}", columns="question=text,options=")
   with pytest.raises(ValueError, match="no part of .* has such a column"):
     open_source(f"{one},{other}", columns="question=nothing")
 
