@@ -261,6 +261,11 @@ def to_example(
     answer, options, question
   )
   _check_answer(name, answer, answer_type, options)
+  try:
+    "".join((name, question, answer, *options)).encode()
+  except UnicodeEncodeError as error:
+    # Half of a surrogate pair, as JSON may hold; no tokenizer takes it.
+    raise BadRow(name, f"broken Unicode: {error}") from error
   min_pixels, max_pixels = _pixels(row, layout, name)
   used = {path.partition(".")[0] for path in columns.values()}
   kept = {"reward_model", "extra_info"} | set(row) - used

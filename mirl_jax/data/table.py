@@ -108,7 +108,9 @@ class Reading:
 
 def in_test_split(group: str, share: float, salt: str = "") -> bool:
   """Whether a group of rows is held out, from a hash of its name alone."""
-  digest = hashlib.sha256(f"{salt}\0{group}".encode()).digest()
+  digest = hashlib.sha256(
+    f"{salt}\0{group}".encode("utf-8", "surrogatepass")
+  ).digest()
   return int.from_bytes(digest[:8], "big") < share * 2.0**64
 
 
@@ -356,14 +358,17 @@ class TableSource:
     if fault := self._faults.get(place):
       raise BadRow(name, fault)
     root = Path(self._reading.image_folder or table.path.parent)
-    example = to_example(
-      row,
-      self._layout,
-      root,
-      name,
-      show_options=self._reading.show_options,
-      need_answer=self._reading.need_answer,
-    )
+    try:
+      example = to_example(
+        row,
+        self._layout,
+        root,
+        name,
+        show_options=self._reading.show_options,
+        need_answer=self._reading.need_answer,
+      )
+    except RecursionError:
+      raise BadRow(name, "a column is nested too deeply") from None
     if self._layout.stored:
       return example
     return dataclasses.replace(example, group=self._label(row, place))
@@ -400,7 +405,9 @@ def group_of(value: Any, pattern: re.Pattern[str]) -> str:
   match = pattern.search(text) if pattern.groups else None
   text = match[1] or "" if match else text
   if len(text) > _LONG:
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[
+      :32
+    ]
   return text
 
 

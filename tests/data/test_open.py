@@ -188,6 +188,29 @@ def test_option_columns_become_options(tmp_path):
   assert [first.id, second.id] == ["3", "4"]
 
 
+def test_rows_without_a_picture_may_stand_among_others(tmp_path):
+  rows = [
+    {"conversations": [{"from": "human", "value": "why?"}], "id": "a"},
+    {
+      "conversations": [{"from": "human", "value": "<image>\nwhy?"}],
+      "id": "b",
+      "image": "a.png",
+    },
+  ]
+  (tmp_path / "a.png").write_bytes(picture(0))
+  first, second = read(write_jsonl(tmp_path / "x.jsonl", rows))
+  assert (first.images, second.images) == ((), (picture(0),))
+  assert first.question == second.question == "why?"
+
+
+def test_a_tsv_may_name_files_in_place_of_base64(tmp_path):
+  (tmp_path / "a.png").write_bytes(picture(0))
+  rows = [{"index": 1, "image_path": "a.png", "question": "?", "answer": "b"}]
+  rows.append({**rows[0], "index": 2, "image_path": "['a.png', 'a.png']"})
+  first, second = read(write_tsv(tmp_path / "x.tsv", rows))
+  assert first.images * 2 == second.images == (picture(0),) * 2
+
+
 def test_geometry3k_of_the_hub_is_asked_openly_unless_told(tmp_path):
   rows = [
     {

@@ -338,6 +338,24 @@ def test_an_id_that_another_file_has_is_told_apart(tmp_path):
   ]
 
 
+def test_deep_nesting_and_broken_unicode_are_bad_rows(tmp_path):
+  deep = '{"question": "1?", "more": ' + "[" * 900 + "]" * 900 + "}"
+  rows = [{"question": "2?", "id": "\ud800"}, {"question": "\udc00?"}]
+  path = tmp_path / "x.jsonl"
+  lines = [deep, *map(json.dumps, rows), json.dumps({"question": "3?"})]
+  path.write_text("\n".join(lines), encoding="utf-8")
+  source = open_source(path)
+  with pytest.raises(BadRow, match="nested too deeply|no readable JSON"):
+    source[0]
+  for index in (1, 2):
+    with pytest.raises(BadRow, match="broken Unicode"):
+      source[index]
+  assert source[3].question == "3?"
+  for group in ("id", "more"):
+    halves = [open_source(path, s, group=group) for s in ("train", "test")]
+    assert sum(map(len, halves)) == 4
+
+
 def test_an_unknown_group_is_named(tmp_path):
   path = write_jsonl(tmp_path / "x.jsonl", [{"question": "?", "scene": 1}])
   with pytest.raises(ValueError, match="data.group='scnee': .* there are ques"):
