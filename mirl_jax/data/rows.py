@@ -8,6 +8,7 @@ write a question, a picture and an answer (`sniff`, `chat`, `pictures`,
 """
 
 import ast
+import dataclasses
 import json
 import math
 import sys
@@ -21,7 +22,7 @@ from mirl_jax.data.answer_types import (
   sniff_answer_type,
   tagged,
 )
-from mirl_jax.data.chat import is_chat, read_chat, without_markers
+from mirl_jax.data.chat import Turn, is_chat, read_chat, without_markers
 from mirl_jax.data.example import Example
 from mirl_jax.data.pictures import read_picture
 from mirl_jax.data.sniff import OURS, Layout, at, is_empty
@@ -192,6 +193,68 @@ def _plain(value: Any) -> Any:
   return str(value)
 
 
+def _cell(row: Mapping[str, Any], layout: Layout, role: str) -> Any:
+  column = layout.columns.get(role)
+  return at(row, column) if column else None
+
+
+def _cell_text(
+  row: Mapping[str, Any], layout: Layout, role: str, name: str
+) -> str:
+  column = layout.columns.get(role, role)
+  return text_of(_cell(row, layout, role), column, name)
+
+
+def _check_own(row: Mapping[str, Any], name: str) -> None:
+  """Refuses a row of our own format that lacks what each must have."""
+  missing = [column for column in OURS if column not in row]
+  if missing:
+    raise BadRow(name, f"missing columns: {', '.join(missing)}")
+  names = row["image"] if isinstance(row["image"], list) else [row["image"]]
+  if not all(isinstance(path, str) and path for path in names):
+    raise BadRow(name, "column 'image' holds no path")
+
+
+def _asked(
+  row: Mapping[str, Any], layout: Layout, name: str
+) -> tuple[Turn, list[Any]]:
+  """The turn, its question without markers, and its pictures' values."""
+  for medium in _OTHER_MEDIA:
+    if not is_empty(row.get(medium)):
+      raise BadRow(name, f"column {medium!r}: only pictures are supported")
+  asked = _cell(row, layout, "question")
+  if isinstance(asked, str):
+    listed = read_list(asked)  # messages as JSON text
+    asked = listed if is_chat(listed) else asked
+  elif not is_chat(asked):
+    asked = _cell_text(row, layout, "question", name)
+  turn = read_chat(asked, name)
+  shown = _values(_cell(row, layout, "images"))
+  if shown and turn.images:
+    raise BadRow(name, "pictures both in the messages and in a column")
+  shown = shown or list(turn.images)
+  question = without_markers(turn.question, len(shown), name)
+  if not question.strip():
+    raise BadRow(name, "empty question")
+  if hint := _cell_text(row, layout, "hint", name).strip():
+    question = f"{hint}\n{question}"
+  return dataclasses.replace(turn, question=question), shown
+
+
+def _extra(
+  row: Mapping[str, Any], layout: Layout, system: str
+) -> dict[str, Any]:
+  """The columns without a role, the system message and the difficulty."""
+  used = {path.partition(".")[0] for path in layout.columns.values()}
+  used = (used | set(layout.labelled)) - {"reward_model", "extra_info"}
+  extra = {key: _plain(value) for key, value in row.items() if key not in used}
+  if system:
+    extra["system"] = system
+  if "difficulty" in layout.columns:
+    extra["difficulty"] = _plain(_cell(row, layout, "difficulty"))
+  return extra
+
+
 def to_example(
   row: Mapping[str, Any],
   layout: Layout,
@@ -216,43 +279,15 @@ def to_example(
   """
   if layout.stored:
     return example_from_stored(row, name)
-  columns = layout.columns
-
-  def cell(role: str) -> Any:
-    column = columns.get(role)
-    return at(row, column) if column else None
+  if layout.strict:
+    _check_own(row, name)
 
   def text(role: str) -> str:
-    return text_of(cell(role), columns.get(role, role), name)
+    return _cell_text(row, layout, role, name)
 
-  if layout.strict:
-    missing = [column for column in OURS if column not in row]
-    if missing:
-      raise BadRow(name, f"missing columns: {', '.join(missing)}")
-    names = row["image"] if isinstance(row["image"], list) else [row["image"]]
-    if not all(isinstance(path, str) and path for path in names):
-      raise BadRow(name, "column 'image' holds no path")
-  for medium in _OTHER_MEDIA:
-    if not is_empty(row.get(medium)):
-      raise BadRow(name, f"column {medium!r}: only pictures are supported")
-  asked, told = cell("question"), cell("answer")
-  if isinstance(asked, str):
-    written = read_list(asked)  # messages as JSON text
-    asked = written if is_chat(written) else asked
-  elif not is_chat(asked):
-    asked = text("question")
-  turn = read_chat(asked, name)
-  shown = _values(cell("images"))
-  if shown and turn.images:
-    raise BadRow(name, "pictures both in the messages and in a column")
-  shown = shown or list(turn.images)
-  question = without_markers(turn.question, len(shown), name)
-  if not question.strip():
-    raise BadRow(name, "empty question")
-  if hint := text("hint").strip():
-    question = f"{hint}\n{question}"
-  options = _options(row, layout, name)
-  reply = text_of(told, columns.get("answer", ""), name) or turn.response
+  turn, shown = _asked(row, layout, name)
+  question, options = turn.question, _options(row, layout, name)
+  reply = text("answer") or turn.response
   answer = reply if layout.strict else read_answer(reply)
   if need_answer and not answer.strip():
     raise BadRow(name, "no reference answer")
@@ -267,15 +302,6 @@ def to_example(
     # Half of a surrogate pair, as JSON may hold; no tokenizer takes it.
     raise BadRow(name, f"broken Unicode: {error}") from error
   min_pixels, max_pixels = _pixels(row, layout, name)
-  used = {path.partition(".")[0] for path in columns.values()}
-  kept = {"reward_model", "extra_info"} | set(row) - used
-  extra = {k: _plain(row[k]) for k in row if k in kept}
-  for letter in layout.labelled:
-    extra.pop(letter, None)
-  if system := turn.system or text("system"):
-    extra["system"] = system
-  if difficulty := cell("difficulty"):
-    extra["difficulty"] = _plain(difficulty)
   return Example(
     id=name,
     images=tuple(
@@ -291,7 +317,7 @@ def to_example(
     reasoning=text("reasoning") or tagged(reply, "think") or "",
     min_pixels=min_pixels,
     max_pixels=max_pixels,
-    extra=extra,
+    extra=_extra(row, layout, turn.system or text("system")),
   )
 
 
