@@ -230,6 +230,7 @@ def _asked(
     asked = _cell_text(row, layout, "question", name)
   turn = read_chat(asked, name)
   shown = _values(_cell(row, layout, "images"))
+  shown += [x for column in layout.numbered for x in _values(row.get(column))]
   if shown and turn.images:
     raise BadRow(name, "pictures both in the messages and in a column")
   shown = shown or list(turn.images)
@@ -246,7 +247,8 @@ def _extra(
 ) -> dict[str, Any]:
   """The columns without a role, the system message and the difficulty."""
   used = {path.partition(".")[0] for path in layout.columns.values()}
-  used = (used | set(layout.labelled)) - {"reward_model", "extra_info"}
+  used |= {*layout.labelled, *layout.numbered}
+  used -= {"reward_model", "extra_info"}
   extra = {key: _plain(value) for key, value in row.items() if key not in used}
   if system:
     extra["system"] = system

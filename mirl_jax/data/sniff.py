@@ -7,6 +7,7 @@ hold the same thing and do not say the same, nothing is guessed.
 import contextlib
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,6 +80,7 @@ _OPTIONAL = (
 )
 # What an example is stored as (data/records.py).
 STORED = frozenset(("id", "question", "answer", "answer_type", "rest"))
+_NUMBERED = re.compile(r"image_?(\d+)")
 _SHOWN = 40  # characters of a value in a message
 
 
@@ -90,6 +92,7 @@ class Layout:
     format: a name for people.
     columns: of each role that some column has; see ALIASES.
     labelled: columns named by letters, one option each.
+    numbered: columns image_1, image_2, …, a picture or none each.
     strict: whether a row may lack none of OURS.
     stored: whether rows are what `records.record_from_example` made.
     notes: what else a reader should know.
@@ -98,6 +101,7 @@ class Layout:
   format: str
   columns: Mapping[str, str]
   labelled: tuple[str, ...] = ()
+  numbered: tuple[str, ...] = ()
   strict: bool = False
   stored: bool = False
   notes: tuple[str, ...] = field(default=())
@@ -106,6 +110,8 @@ class Layout:
     parts = [f"{role}={name}" for role, name in self.columns.items()]
     if self.labelled:
       parts.append(f"options={self.labelled[0]}-{self.labelled[-1]}")
+    if self.numbered:
+      parts.append(f"images={self.numbered[0]}-{self.numbered[-1]}")
     return "; ".join([f"{self.format}, {', '.join(parts)}", *self.notes])
 
 
@@ -304,12 +310,15 @@ def sniff(
   labelled = tuple(_labels(full)) if "options" not in found else ()
   if "options" in given:
     labelled = ()
+  numbered = tuple(_numbered(known)) if "images" not in found else ()
+  if "images" in given:
+    numbered = ()
   question = found["question"]
   if "answer" not in found and any(is_chat(at(r, question)) for r in rows):
     notes.append("answer=the response, where there is one")
   strict = ours and all(_is_path(row.get("image")) for row in rows)
   name = "our jsonl" if strict else _name(found, known)
-  return Layout(name, found, labelled, strict, notes=tuple(notes))
+  return Layout(name, found, labelled, numbered, strict, notes=tuple(notes))
 
 
 def _is_hub_geometry(full: set) -> bool:
@@ -325,6 +334,12 @@ def _labels(full: Iterable[str]) -> list[str]:
       break
     out.append(letter)
   return out if len(out) > 1 else []
+
+
+def _numbered(known: Iterable[str]) -> list[str]:
+  """image_1, image_2, … in order, as MMMU has them."""
+  found = {int(m[1]): m[0] for m in map(_NUMBERED.fullmatch, known) if m}
+  return [found[number] for number in sorted(found)]
 
 
 def _is_path(value: Any) -> bool:

@@ -205,6 +205,8 @@ class TableSource:
       return given
     if role in columns:
       return columns[role]
+    if given == "image" and self._layout.numbered:
+      return self._layout.numbered[0]
     if given in ("image", "id", ""):
       return ""
     raise ValueError(f"data.group={given!r}: {self._columns()}")

@@ -211,6 +211,31 @@ def test_a_tsv_may_name_files_in_place_of_base64(tmp_path):
   assert first.images * 2 == second.images == (picture(0),) * 2
 
 
+def test_pictures_may_stand_in_columns_of_their_own(tmp_path):
+  rows = [
+    {
+      "id": f"q{i}",
+      "question": "<image 1> or <image 2>?",
+      "options": "['red', 'blue']",
+      "answer": "B",
+      **{
+        f"image_{k}": {"bytes": picture(k), "path": None} if k <= i else None
+        for k in range(1, 12)
+      },
+    }
+    for i in range(12)
+  ]
+  path = write_parquet(tmp_path / "mmmu.parquet", rows)
+  examples = read(path)
+  for i, example in enumerate(examples):
+    assert example.images == tuple(picture(k) for k in range(1, i + 1))
+    assert (example.options, example.extra) == (("red", "blue"), {})
+  assert "images=image_1-image_11" in told(open_source(path))
+  # All but the first, which shows none, are about one first picture.
+  assert len({example.group for example in examples}) == 2
+  assert not read(path, columns="images=")[-1].images
+
+
 def test_geometry3k_of_the_hub_is_asked_openly_unless_told(tmp_path):
   rows = [
     {
