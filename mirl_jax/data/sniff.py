@@ -313,6 +313,8 @@ def sniff(
   numbered = tuple(_numbered(known)) if "images" not in found else ()
   if "images" in given:
     numbered = ()
+  elif not numbered and "images" not in found:
+    _refuse_pictures(columns, rows)
   question = found["question"]
   if "answer" not in found and any(is_chat(at(r, question)) for r in rows):
     notes.append("answer=the response, where there is one")
@@ -334,6 +336,26 @@ def _labels(full: Iterable[str]) -> list[str]:
       break
     out.append(letter)
   return out if len(out) > 1 else []
+
+
+def _refuse_pictures(
+  columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> None:
+  """Pictures in a column that no role has must not be lost in silence."""
+  for column in sorted({*columns, *(name for row in rows for name in row)}):
+    if any(_is_picture(row.get(column)) for row in rows):
+      raise ValueError(
+        f"column {column!r} holds pictures, by no name that is known; say so:"
+        f' data.columns="images={column}", or leave them out with'
+        ' data.columns="images="'
+      )
+
+
+def _is_picture(value: Any) -> bool:
+  if isinstance(value, list):
+    return any(_is_picture(item) for item in value)
+  held = value.get("bytes") if isinstance(value, Mapping) else value
+  return isinstance(held, bytes)
 
 
 def _numbered(known: Iterable[str]) -> list[str]:

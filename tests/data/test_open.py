@@ -291,6 +291,15 @@ def test_what_may_be_read_in_two_ways_is_refused_with_the_fix(
   assert all(part in str(caught.value) for part in [str(path), *said])
 
 
+def test_pictures_are_never_lost_in_silence(tmp_path):
+  row = {"question": "1?", "answer": "3", "shown": [{"bytes": picture(0)}]}
+  path = write_parquet(tmp_path / "x.parquet", [row])
+  with pytest.raises(ValueError, match='data.columns="images=shown"'):
+    open_source(path)
+  assert read(path, columns="images=shown")[0].images == (picture(0),)
+  assert read(path, columns="images=")[0].images == ()
+
+
 def test_the_fix_that_is_named_works(tmp_path):
   path = write_jsonl(tmp_path / "x.jsonl", [AMBIGUOUS[0][0]])
   assert read(path, columns="answer=answer")[0].answer == "3"
