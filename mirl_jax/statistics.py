@@ -191,6 +191,86 @@ def paired_difference(
   return mean_and_error(difference, groups)
 
 
+@dataclass(frozen=True)
+class McNemar:
+  """Two raters' disagreements on the same items, and what chance gives.
+
+  Attributes:
+    first_only: items that only the first has right.
+    second_only: items that only the second has right.
+    p: chance of a split as uneven as this, or more, if both were equally good.
+  """
+
+  first_only: int
+  second_only: int
+  p: float
+
+
+def mcnemar(first: Values, second: Others) -> McNemar:
+  """McNemar's test of paired outcomes, exact and two-sided.
+
+  The items on which the two differ are a fair coin's throws if both are
+  equally good: p = 2 P(X <= min(b, c)) with X ~ Binomial(b + c, 1/2), at most
+  1. It takes items for independent; for clusters see `bootstrap_interval`.
+
+  Args:
+    first: right (1) or wrong (0) by item.
+    second: likewise, of the other.
+
+  Raises:
+    ValueError: if the two differ in length, or a value is neither 0 nor 1.
+  """
+  if len(first) != len(second):
+    raise ValueError(f"{len(first)} and {len(second)} items are not paired")
+  for values in (first, second):
+    if not np.isin(values, (0, 1)).all():
+      raise ValueError("mcnemar needs outcomes of 0 or 1, right or wrong")
+  one, other = np.asarray(first) > 0, np.asarray(second) > 0
+  b, c = int((one & ~other).sum()), int((other & ~one).sum())
+  ways = term = 1
+  for k in range(min(b, c)):
+    term = term * (b + c - k) // (k + 1)  # the next binomial coefficient
+    ways += term
+  # Whole numbers up to the one division: no rounding, no overflow.
+  return McNemar(b, c, min(1.0, 2 * ways / 2 ** (b + c)))
+
+
+def bootstrap_interval(
+  values: Values,
+  groups: Shaped[np.ndarray, " n"] | None = None,
+  confidence: float = 0.95,
+  resamples: int = 10_000,
+  seed: int = 0,
+) -> tuple[float, float]:
+  """The percentile bootstrap's interval of the mean, whole groups resampled.
+
+  Efron and Tibshirani, An Introduction to the Bootstrap (1993), ch. 13. The
+  same seed gives the same interval; nan with fewer than two groups.
+
+  Args:
+    values: one number per sample.
+    groups: any label per sample; equal labels are drawn together.
+    confidence: share of the resamples inside of the interval.
+    resamples: how many.
+    seed: of the draws.
+  """
+  values = np.asarray(values, np.float64)
+  codes, count = _codes(np.arange(len(values)) if groups is None else groups)
+  _quantile(confidence)  # refuses what is no share
+  if count < 2:
+    return float("nan"), float("nan")
+  sums = np.bincount(codes, weights=values, minlength=count)
+  sizes = np.bincount(codes, minlength=count)
+  rng = np.random.default_rng(seed)
+  means = np.empty(resamples)
+  for i in range(resamples):  # one at a time: memory of one resample
+    drawn = rng.integers(count, size=count)
+    means[i] = sums[drawn].sum() / sizes[drawn].sum()
+  tail = 50 * (1 - confidence)
+  low, high = np.percentile(means, (tail, 100 - tail))
+  return float(low), float(high)
+
+
 def _ranks(values: np.ndarray) -> np.ndarray:
   """Ranks from 1, ties sharing their mean rank."""
   _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)

@@ -236,3 +236,63 @@ def test_correlations_without_spread_are_nan():
   assert np.isnan(st.spearman(np.array([1.0, np.nan, 2.0]), y))
   with pytest.raises(ValueError, match="not paired"):
     st.pearson(x, y[:2])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("n", [1, 2, 7, 40, 300])
+def test_mcnemar_is_scipys_exact_binomial_test(seed, n):
+  rng = np.random.default_rng([seed, n])
+  first, second = rng.random(n) < 0.6, rng.random(n) < 0.5
+  got = st.mcnemar(first, second)
+  b, c = int((first & ~second).sum()), int((second & ~first).sum())
+  assert (got.first_only, got.second_only) == (b, c)
+  want = scipy.stats.binomtest(b, b + c).pvalue if b + c else 1.0
+  assert got.p == pytest.approx(want)
+  assert st.mcnemar(second, first).p == got.p
+
+
+def test_mcnemar_of_many_items_neither_rounds_nor_overflows():
+  first = np.zeros(3000)
+  second = np.arange(3000) < 2000
+  assert st.mcnemar(first, second).p == pytest.approx(0, abs=1e-300)
+  halves = np.arange(3000) < 1500
+  assert st.mcnemar(halves, ~halves).p == 1.0
+  assert st.mcnemar(first, first) == st.McNemar(0, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+  ("first", "second", "message"),
+  [
+    (np.zeros(2), np.zeros(3), "2 and 3 items"),
+    (np.array([0.5, 1]), np.zeros(2), "0 or 1"),
+    (np.zeros(2), np.array([np.nan, 1]), "0 or 1"),
+  ],
+)
+def test_mcnemar_refuses_what_is_no_pair_of_verdicts(first, second, message):
+  with pytest.raises(ValueError, match=message):
+    st.mcnemar(first, second)
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_bootstrap_agrees_with_the_clustered_error(clustered):
+  rng = np.random.default_rng(1)
+  groups = np.repeat(np.arange(60), rng.integers(1, 5, 60))
+  values = rng.normal(size=60)[groups] + 0.3 * rng.normal(size=len(groups))
+  labels = groups if clustered else None
+  low, high = st.bootstrap_interval(values, labels, seed=3)
+  # The normal interval differs from it by the skew and by G / (G - 1) alone.
+  want = st.mean_and_error(values, labels).interval()
+  width = want[1] - want[0]
+  assert (low, high) == pytest.approx(want, abs=0.06 * width)
+  assert st.bootstrap_interval(values, labels, seed=3) == (low, high)
+  assert st.bootstrap_interval(values, labels, seed=4) != (low, high)
+
+
+def test_bootstrap_of_two_groups_is_what_can_be_counted():
+  """Resamples are aa, ab, ba, bb: their means 0, 1/3, 1/3 and 1."""
+  values, groups = np.array([0.0, 0.0, 1.0]), np.array(["a", "a", "b"])
+  assert st.bootstrap_interval(values, groups) == (0.0, 1.0)
+  low, high = st.bootstrap_interval(values, groups, confidence=0.4)
+  assert (low, high) == pytest.approx((1 / 3, 1 / 3))
+  one = st.bootstrap_interval(values, np.zeros(3))
+  assert np.isnan(one).all()
