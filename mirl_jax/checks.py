@@ -25,6 +25,11 @@ _MAY_CHANGE = (
   "sft.log_every",
   "sft.save_every",
   "export.",
+  "eval.keep_best",
+  "eval.checkpoint",
+  "eval.sets",
+  "eval.limit",
+  "eval.against",
 )
 _SHOWN_FIELDS = 5
 _BUCKETS = ("prompt_buckets", "patch_buckets")

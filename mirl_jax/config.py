@@ -147,6 +147,16 @@ def base() -> ConfigDict:
   # well each score screens (screening/).
   c.eval.screen = False
   c.eval.seed = 1
+  # The step of greatest value in this figure of the loop's evaluations is kept
+  # beside the last ones; "" = none.
+  c.eval.keep_best = "eval/greedy/accuracy"
+  # Of --mode=eval; the checkpoint also of sample and export.
+  c.eval.checkpoint = "latest"  # or "best"
+  # Files or folders, with commas between: PATH, NAME=PATH, PRESET=PATH or
+  # PRESET:NAME=PATH (evaluation/presets.py); "" = what training holds out.
+  c.eval.sets = ""
+  c.eval.limit = 0  # questions of each set; 0 = all
+  c.eval.against = ""  # work directory of an evaluation to compare with
 
   c.sft = ConfigDict()  # of --mode=sft
   c.sft.steps = 1200

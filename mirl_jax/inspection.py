@@ -1,6 +1,5 @@
 """Looking at a policy without training it: eval, sample, report."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +8,30 @@ from ml_collections import ConfigDict
 
 from mirl_jax import batching, build
 from mirl_jax.checks import recall_buckets
-from mirl_jax.evaluate import Strategy, draw, evaluate, filled, make_strategies
+from mirl_jax.evaluate import Strategy, draw, filled
+from mirl_jax.evaluation.compare import check_other, compare
+from mirl_jax.evaluation.figures import figures, flat, table
+from mirl_jax.evaluation.run import draw_set, sets_of, write_outputs
+from mirl_jax.evaluation.sets import HELD_OUT
 from mirl_jax.parallel.mesh import data_shards
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import samples
 from mirl_jax.runs.dump import dump_rollouts
-from mirl_jax.runs.files import write_atomic
+from mirl_jax.runs.files import to_json, write_atomic
 from mirl_jax.runs.report import write_report
-from mirl_jax.screening.run import run_screening
 from mirl_jax.start import load_roles
 
 
 def _load(
-  config: ConfigDict, workdir: str
+  config: ConfigDict, workdir: str, settle: bool = True
 ) -> tuple[ConfigDict, build.Policy, dict[str, Any], int | None]:
-  """The config with the run's buckets, or with new ones; the policy, its
-  parameters by role, and the step that they are of."""
+  """The config with the run's buckets, or with new ones if they are to be
+  settled; the policy, its parameters by role, and the step that they are of."""
   config = recall_buckets(config, workdir)
   policy = build.make_policy(config)
-  config, buckets = batching.settled(config, policy)
+  buckets = ""
+  if settle:
+    config, buckets = batching.settled(config, policy)
   roles, step = load_roles(config, workdir, policy)
   if buckets and jax.process_index() == 0:
     print(buckets)
@@ -35,39 +39,37 @@ def _load(
 
 
 def eval(config: ConfigDict, workdir: str) -> int:
-  """Evaluates the run's last checkpoint and writes eval.json."""
-  config, policy, roles, step = _load(config, workdir)
-  program, mi = build.make_program(config, False), build.make_mi(config)
-  questions = build.held_out(
-    config, policy, config.eval.final_questions, workdir
-  )
-  figures = evaluate(
-    make_strategies(
-      policy, program, mi, config.eval.samples, config.eval.screen
-    ),
-    roles,
-    batching.make_batcher(config, policy, mi),
-    questions,
-    config.eval.batch,
-    build.place_key(config.eval.seed, policy),
-  )
-  if config.eval.screen and questions:
-    folder = Path(workdir) / "eval"
-    run_screening(config, policy, roles, questions, step, folder)
-  if jax.process_index():
-    return 0
-  record = {"step": step, "questions": len(questions), **figures}
-  Path(workdir).mkdir(parents=True, exist_ok=True)
-  out = write_atomic(
-    Path(workdir) / "eval.json", json.dumps(record, indent=2) + "\n"
-  )
+  """Evaluates a checkpoint of the run on sets of questions.
+
+  Writes eval.json and, of every set, its items, figures and predictions under
+  eval/; what stands there of the same policy is not drawn again.
+  """
+  config, policy, roles, step = _load(config, workdir, not config.eval.sets)
+  primary = jax.process_index() == 0
   where = "the start policy" if step is None else f"step {step}"
-  print(f"{where} on {len(questions)} questions")
-  for name, value in figures.items():
-    if not name.endswith("_se"):
-      error = figures.get(f"{name}_se")
-      print(f"  {name:28s} {value:8.4f}" + (f" ± {error:.4f}" if error else ""))
-  print(f"written: {out}")
+  record: dict[str, Any] = {"step": step}
+  sets = sets_of(config, policy, workdir)
+  names = [questions.name for questions, _ in sets]
+  if config.eval.against:
+    check_other(config.eval.against, names)
+  for questions, bad in sets:
+    draw_set(config, policy, roles, questions, workdir)
+    if not primary:
+      continue
+    evaluated = write_outputs(questions, bad, workdir)
+    held_out = questions.name == HELD_OUT
+    prefix = "eval" if held_out else f"eval/{questions.name}"
+    count = "questions" if held_out else f"{prefix}/questions"
+    record[count] = len(questions.examples)
+    for strategy, items in evaluated.items.items():
+      record |= flat(f"{prefix}/{strategy}", figures(strategy, items))
+    print(f"{where} on {table(evaluated)}\n")
+  if primary:
+    if config.eval.against:
+      seed = config.eval.seed
+      print(compare(workdir, config.eval.against, names, seed) + "\n")
+    text = to_json(record, indent=2) + "\n"
+    print(f"written: {write_atomic(Path(workdir) / 'eval.json', text)}")
   return 0
 
 

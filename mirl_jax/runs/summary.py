@@ -32,6 +32,8 @@ _SHARES = (
   "pass_at_",
   "majority_at_",
   "truncated",
+  "coverage",
+  "all_of_",
 )
 
 Figures = Mapping[str, SupportsFloat | None]

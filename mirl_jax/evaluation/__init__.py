@@ -1,0 +1,1 @@
+"""Evaluation on sets of questions, kept on disk item by item."""
