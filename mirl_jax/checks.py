@@ -1,11 +1,13 @@
 """Refusals before a run starts: another run's directory, a bad batch."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from mirl_jax.evaluate import Strategy, rank_names
 from mirl_jax.runs.config_files import (
   CONFIG_FILE,
   differing_fields,
@@ -96,6 +98,21 @@ def check_same_run(
       " --workdir, or the same values"
     )
   return config
+
+
+def check_best(name: str, strategies: Sequence[Strategy], n: int) -> None:
+  """Refuses an `eval.keep_best` that is no figure of the loop's evaluations.
+
+  Raises:
+    ValueError: naming the nearest one.
+  """
+  names = rank_names(strategies, n)
+  if name and name not in names:
+    near = difflib.get_close_matches(name, names, 1, 0)[0]
+    raise ValueError(
+      f"eval.keep_best={name!r} is no figure to rank checkpoints by; did"
+      f" you mean {near!r}? Empty keeps none"
+    )
 
 
 def check_batch(config: ConfigDict, shards: int) -> None:

@@ -28,6 +28,8 @@ from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import Keep, Program, samples
 from mirl_jax.rollout.tree import Tree
 
+FIRST = "first/"  # before the names of figures of the first questions
+
 
 class Stopped(Exception):
   """An evaluation was left before its end; its figures are lost."""
@@ -79,6 +81,22 @@ def make_strategies(
   if screen and any(isinstance(stage, Keep) for stage in program):
     strategies.append(Strategy("screen", rollout(program, mi), mi is not None))
   return strategies
+
+
+def rank_names(strategies: Sequence[Strategy], n: int) -> list[str]:
+  """Figures that checkpoints can be ranked by: more of them is better.
+
+  Args:
+    strategies: that are evaluated.
+    n: samples per question of `sampled`.
+  """
+  metrics = ["accuracy", "exact", "tags"]
+  several = [f"pass_at_{n}", f"majority_at_{n}"] if n > 1 else []
+  return [
+    f"eval/{strategy.name}/{metric}"
+    for strategy in strategies
+    for metric in metrics + (several if strategy.name == "sampled" else [])
+  ]
 
 
 @dataclass(frozen=True)
@@ -191,6 +209,12 @@ def run_strategy(
   )
 
 
+def first_of(outcome: Outcome, count: int) -> Outcome:
+  """The outcome of the first `count` questions."""
+  names = [field.name for field in dataclasses.fields(Outcome)]
+  return Outcome(**{name: getattr(outcome, name)[:count] for name in names})
+
+
 def groups_of(examples: Sequence[Example]) -> np.ndarray:
   """A label per question: its group, or one of its own where it has none."""
   return np.array(
@@ -238,6 +262,7 @@ def evaluate(
   batch: int,
   key: jax.Array,
   stop: Callable[[], bool] = _never,
+  first: int = 0,
 ) -> dict[str, float]:
   """All strategies on the same questions; no figures where there are none.
 
@@ -249,6 +274,8 @@ def evaluate(
     batch: questions per device batch.
     key: of the draws.
     stop: asked before each batch.
+    first: where there are more questions, the figures of the first so many are
+      added as `first/NAME`.
 
   Raises:
     Stopped: where `stop` said so.
@@ -256,6 +283,7 @@ def evaluate(
   out: dict[str, float] = {}
   if not examples:
     return out
+  groups = groups_of(examples)
   for number, strategy in enumerate(strategies):
     outcome = run_strategy(
       strategy,
@@ -266,5 +294,8 @@ def evaluate(
       jax.random.fold_in(key, number),
       stop,
     )
-    out.update(figures(strategy.name, outcome, groups_of(examples)))
+    out.update(figures(strategy.name, outcome, groups))
+    if 0 < first < len(examples):
+      some = figures(strategy.name, first_of(outcome, first), groups[:first])
+      out.update({FIRST + name: value for name, value in some.items()})
   return out

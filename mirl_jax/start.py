@@ -61,6 +61,27 @@ def abstract(tree: Any) -> Any:
   )
 
 
+def wanted_step(config: ConfigDict, checkpoints: Checkpoints) -> int | None:
+  """The step that `eval.checkpoint` names, None where nothing was saved.
+
+  Raises:
+    ValueError: for another name, or where no best step was kept.
+  """
+  if config.eval.checkpoint == "latest":
+    return checkpoints.latest()
+  if config.eval.checkpoint != "best":
+    raise ValueError(
+      f"eval.checkpoint={config.eval.checkpoint!r}: give 'latest' or 'best'"
+    )
+  step = checkpoints.best()
+  if step is None:
+    raise ValueError(
+      "eval.checkpoint='best': the run kept no best step; train it with"
+      " eval.keep_best, or give 'latest'"
+    )
+  return step
+
+
 def load_roles(
   config: ConfigDict,
   workdir: str,
@@ -73,13 +94,13 @@ def load_roles(
     config: of the run.
     workdir: of the run.
     policy: that it trains.
-    step: of the checkpoint; None takes the last.
+    step: of the checkpoint; None takes that of `eval.checkpoint`.
 
   The reference is always the policy's own directory.
   """
   trained, frozen = start_params(config, policy)
   checkpoints = Checkpoints(workdir, config.train.keep)
-  step = checkpoints.latest() if step is None else step
+  step = wanted_step(config, checkpoints) if step is None else step
   is_run = step is not None and checkpoints.meta(step)["mode"] == "train"
   loss, mi = build.make_loss(config), build.make_mi(config)
   scorer = mi.scorer if mi else "policy"

@@ -16,9 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mirl_jax import accounting, batching, build, diagnostics
-from mirl_jax.checks import check_batch, check_same_run
+from mirl_jax.checks import check_batch, check_best, check_same_run
 from mirl_jax.data.pipeline import batches
-from mirl_jax.evaluate import Stopped, evaluate, make_strategies
+from mirl_jax.evaluate import FIRST, Stopped, evaluate, make_strategies
 from mirl_jax.learning import credit
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state, roles
@@ -36,6 +36,7 @@ from mirl_jax.rewards.assess import heard_mean
 from mirl_jax.rewards.own import FAILED, own_fault, own_metrics
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import complete_trajectories, samples
+from mirl_jax.runs.best import better
 from mirl_jax.runs.checkpoints import Checkpoints
 from mirl_jax.runs.config_files import write_config
 from mirl_jax.runs.dump import dump_rollouts
@@ -88,6 +89,7 @@ def _train(
     "said": [],  # warnings
     "counts": accounting.new_counts(),
     "owed": {},  # metrics of a step whose evaluation was stopped
+    "best": {},  # the step that eval.keep_best found best so far
     "wall_s": 0.0,
   }
   if resumed is not None:
@@ -117,6 +119,7 @@ def _train(
   strategies = make_strategies(
     policy, program, mi, config.eval.samples, config.eval.screen
   )
+  check_best(config.eval.keep_best, strategies, config.eval.samples)
   optimizer = make_optimizer(
     config.optimizer.to_dict(), steps * loss.minibatches
   )
@@ -191,9 +194,11 @@ def _train(
       stop_signal = int(agreed(signals.received or 0))
       return stop_signal > 0
 
-    def measure(questions: int) -> dict[str, float]:
+    def measure(questions: int) -> tuple[dict[str, float], float]:
+      """Figures, and that of `eval.keep_best` on the questions of the loop,
+      of which every evaluation has all; nan where it is unknown."""
       watchdog.phase(f"evaluation at step {step}")
-      return evaluate(
+      found = evaluate(
         strategies,
         roles(state, frozen),
         batcher,
@@ -201,7 +206,12 @@ def _train(
         config.eval.batch,
         eval_key,
         stop=told_to_stop,
+        first=config.eval.questions,
       )
+      ranked = config.eval.keep_best
+      value = found.get(FIRST + ranked, found.get(ranked, float("nan")))
+      own = {n: x for n, x in found.items() if not n.startswith(FIRST)}
+      return own, value
 
     def start_batch() -> tuple[Any, ...]:
       """Steps 1-5 of the next step, started with the policy as it is now.
@@ -228,7 +238,7 @@ def _train(
 
     def save() -> None:
       watchdog.phase(f"checkpoint of step {step}")
-      checkpoints.save(step, state, {**meta, "wall_s": seconds()})
+      checkpoints.save(step, state, {**meta, "wall_s": seconds()}, meta["best"])
 
     def finish(row: dict[str, Any]) -> None:
       """What follows a step: evaluation, its line of metrics, a checkpoint."""
@@ -238,7 +248,8 @@ def _train(
         tick = time.monotonic()
         meta["owed"] = row
         wanted = config.eval.final_questions if last else config.eval.questions
-        figures = measure(wanted)
+        figures, value = measure(wanted)
+        meta["best"] = better(meta["best"], config.eval.keep_best, step, value)
         row = {**row, **figures, "time/eval_s": time.monotonic() - tick}
         meta["after"] = figures if last else {}
         meta["owed"] = {}
@@ -255,7 +266,8 @@ def _train(
       if writer.last < step:
         writer.write(step, {**row, "wall_s": seconds()})
       progress.update(step, headline(row, names))
-      if last or (saves and step % saves == 0):
+      is_best = meta["best"].get("step") == step
+      if last or is_best or (saves and step % saves == 0):
         save()
 
     def trace(following: int) -> None:
@@ -266,7 +278,7 @@ def _train(
 
     try:
       if resumed is None:
-        meta["before"] = measure(config.eval.final_questions)
+        meta["before"], _ = measure(config.eval.final_questions)
         started = True
         writer.write(0, {**meta["before"], "wall_s": seconds()})
         tags = meta["before"].get("eval/sampled/tags", 1.0)
@@ -354,7 +366,7 @@ def _train(
           told_to_stop()
       # A run that was finished before is not measured anew.
       if step >= steps and not meta["after"]:
-        meta["after"] = measure(config.eval.final_questions)
+        meta["after"], _ = measure(config.eval.final_questions)
       trace(step + 1)
       finished = step >= steps
     except Stopped:  # by a signal: the evaluation is done after a resume
@@ -378,11 +390,18 @@ def _train(
       "skipped_nonfinite": int(state.skipped),
       "no_contrast_steps": meta["counts"]["no_contrast_steps"],
       "wall_s": seconds(),
+      "best": meta["best"] or None,
     },
     primary,
   )
   if primary:
     print(table(meta["before"], meta["after"]))
+    if meta["best"]:
+      print(
+        "best checkpoint: step {step}, {name} {value:.4f}".format(
+          **meta["best"]
+        )
+      )
     print(f"report: {write_report(workdir)}")
   return 0
 

@@ -4,7 +4,7 @@ A pure function of WORKDIR/eval/SET: no policy, no device, no draw.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mirl_jax import statistics
-from mirl_jax.evaluation.items import Item, read_items
+from mirl_jax.evaluation.items import Item, Sample, read_items
 from mirl_jax.runs.files import from_json, to_json, write_atomic
 from mirl_jax.runs.summary import format_figure, is_share
 from mirl_jax.statistics import Estimate
@@ -140,8 +140,9 @@ def figures(strategy: str, items: Sequence[Item]) -> Figures:
   """
   groups = group_labels(items)
 
-  def share(values: Sequence[Sequence[float]]) -> Estimate:
-    return statistics.avg_at_n(np.array(values, np.float64), groups)
+  def share(test: Callable[[Sample], bool]) -> Estimate:
+    values = [[test(s) for s in item.samples] for item in items]
+    return statistics.avg_at_n(np.array(values), groups)
 
   found: Figures = {}
   correct = correctness(items)
@@ -172,13 +173,9 @@ def figures(strategy: str, items: Sequence[Item]) -> Figures:
       np.float64,
     )
     found["exact"] = statistics.avg_at_n(values, groups[checked])
-  found["coverage"] = share(
-    [[s.vote is not None for s in item.samples] for item in items]
-  )
-  found["tags"] = share([[s.tags for s in item.samples] for item in items])
-  found["truncated"] = share(
-    [[not s.finished for s in item.samples] for item in items]
-  )
+  found["coverage"] = share(lambda s: s.vote is not None)
+  found["tags"] = share(lambda s: s.tags)
+  found["truncated"] = share(lambda s: not s.finished)
   tokens = np.array([item.tokens for item in items], np.float64)
   found["tokens"] = statistics.mean_and_error(tokens, groups)
   return found
@@ -205,9 +202,16 @@ def flat(name: str, found: Figures) -> dict[str, float]:
 
 
 def _text(metric: str, estimate: Estimate | None) -> str:
+  """A figure with its error. Where all are alike the error is 0, which says
+  nothing: Wilson's interval of the groups then."""
   if estimate is None:
     return "-"
-  return format_figure(estimate.mean, estimate.error, is_share(metric))
+  share = is_share(metric)
+  if share and estimate.mean in (0, 1) and estimate.count:
+    hits = round(estimate.mean * estimate.count)
+    low, high = statistics.wilson_interval(hits, estimate.count)
+    return f"{100 * estimate.mean:.1f} in {100 * low:.1f}..{100 * high:.1f} %"
+  return format_figure(estimate.mean, estimate.error, share)
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:

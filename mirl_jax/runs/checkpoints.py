@@ -3,6 +3,9 @@
 A step counts only once `checkpoints/STEP/COMMITTED` stands, which is written
 last and removed first: a kill at any moment leaves steps that are whole or do
 not count. What does not count is removed before the next save.
+
+Beside the last steps stands the best one, which best.json names once the step
+is committed.
 """
 
 import shutil
@@ -16,6 +19,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 
+from mirl_jax.runs.best import read_best, write_best
 from mirl_jax.runs.files import PathLike, local_path, plain, write_atomic
 
 MARKER = "COMMITTED"
@@ -98,7 +102,8 @@ class Checkpoints:
   def __init__(self, workdir: PathLike, keep: int, primary: bool = True):
     if keep < 1:
       raise ValueError(f"keep = {keep}; keep at least 1 checkpoint")
-    self._folder = (local_path(workdir) / "checkpoints").absolute()
+    self._workdir = local_path(workdir)
+    self._folder = (self._workdir / "checkpoints").absolute()
     self._keep = keep
     self._primary = primary
 
@@ -130,17 +135,30 @@ class Checkpoints:
     """The last committed step, None where there is none."""
     return max(self.steps(), default=None)
 
+  def best(self) -> int | None:
+    """The best step that is kept, None where there is none."""
+    step = read_best(self._workdir).get("step")
+    return step if step in self.steps() else None
+
   def _remove(self, folder: Path) -> None:
     (folder / MARKER).unlink(missing_ok=True)
     shutil.rmtree(folder)
 
-  def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
+  def save(
+    self,
+    step: int,
+    state: Any,
+    meta: Mapping[str, Any],
+    best: Mapping[str, Any] | None = None,
+  ) -> bool:
     """Writes one step, blocking until it is committed, and drops old ones.
 
     Args:
       step: not negative.
       state: pytree of arrays, typed keys and Python numbers.
       meta: JSON-able.
+      best: what `runs.best.better` says is the best step, this one or one that
+        is kept; it is not dropped.
 
     Returns:
       False, having written nothing, where the step was committed before.
@@ -150,6 +168,8 @@ class Checkpoints:
       TypeError: naming an entry of `meta` that is no JSON.
     """
     if step in self.steps():
+      if best and self._primary:
+        write_best(self._workdir, best)
       return False
     for path, leaf in _by_path(state).items():
       if 0 in np.shape(leaf):
@@ -176,8 +196,11 @@ class Checkpoints:
     _barrier(f"checkpoint {step}: written")
     if self._primary:
       write_atomic(self._folder / str(step) / MARKER, f"{step}\n")
+      if best:
+        write_best(self._workdir, best)
       for old in self.steps()[: -self._keep]:
-        self._remove(self._folder / str(old))
+        if not best or old != best["step"]:
+          self._remove(self._folder / str(old))
     _barrier(f"checkpoint {step}: committed")
     return True
 
