@@ -5,9 +5,8 @@ from mirl_jax import batching, build
 from mirl_jax import evaluate as ev
 from mirl_jax import testing_runs as runs
 from mirl_jax.data.example import Example
-from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import Keep, Sample, samples
-from mirl_jax.rollout.tree import Level, Tree
+from mirl_jax.testing_scripted import Scripted, response
 
 PROGRAM = (
   Sample("see", 5, 9, "</description>", temperature=0.7),
@@ -36,47 +35,6 @@ def questions(count):
   ]
 
 
-class Scripted(Rollout):
-  """Writes given texts: [question number][sample] -> text."""
-
-  def __init__(self, processor, texts, examples):
-    self.processor, self.texts = processor, texts
-    hashes = [processor.encode(e).question for e in examples]
-    self.row = {h: i for i, h in enumerate(hashes)}
-    self.batches = []
-
-  def __call__(self, roles, prompts, views, key, host_score=None):
-    rows = [self.row[int(h)] for h in np.asarray(prompts.question)]
-    self.batches.append(rows)
-    n = len(self.texts[0])
-    tokens = np.zeros((len(rows), 1, n, 60), np.int32)
-    mask = np.zeros(tokens.shape, bool)
-    for b, row in enumerate(rows):
-      for i, text in enumerate(self.texts[row]):
-        ids = self.processor.encode_text(text)
-        tokens[b, 0, i, : len(ids)] = ids
-        mask[b, 0, i, : len(ids)] = True
-    shape = tokens.shape[:3]
-    level = Level(
-      tokens=tokens,
-      mask=mask,
-      sampled=mask,
-      logprobs=np.zeros(tokens.shape, np.float32),
-      parent=np.zeros((len(rows), 1), np.int32),
-      finished=mask.any(-1),
-      kept=np.ones(shape, bool),
-      scores={},
-    )
-    return Tree(prompts, (level,))
-
-
-def response(answer):
-  return (
-    "<description> x</description>\n<think> y</think>\n"
-    f"<answer> {answer}</answer>"
-  )
-
-
 def scripted(batcher, answers):
   """A strategy that gives these answers, None for a text without tags."""
   examples = questions(len(answers))
@@ -101,7 +59,7 @@ def test_every_question_counts_once_in_any_batch_size(batcher, batch):
   assert out.answers == ANSWERS
   np.testing.assert_array_equal(out.tags, [[1, 1]] * 3 + [[1, 0], [1, 1]])
   assert np.isnan(out.exact).all()
-  size = [len(batcher.policy.processor.encode_text(response(4)))] * 2
+  size = [len(batcher.policy.processor.encode_text(response("4")))] * 2
   assert out.tokens[4] == sum(size)
   sizes = {len(rows) for rows in strategy.rollout.batches}
   assert sizes == {min(batch, 5)}  # one shape, hence one compilation
@@ -176,3 +134,37 @@ def test_a_batch_is_filled_up_from_its_first_question():
   assert ev.filled([one, two, three], 2) == [one, two, three, one]
   assert ev.filled([one, two], 5) == [one, two, one, two, one]
   assert ev.filled([one, two], 2) == [one, two]
+
+
+@pytest.mark.parametrize("first", [0, 2, 3, 5])
+def test_figures_of_the_first_questions_are_those_of_them_alone(batcher, first):
+  strategy, examples = scripted(batcher, ANSWERS)
+  key = build.place_key(0, batcher.policy)
+  out = ev.evaluate([strategy], {}, batcher, examples, 5, key, first=first)
+  whole = {n: x for n, x in out.items() if not n.startswith(ev.FIRST)}
+  assert whole == ev.evaluate([strategy], {}, batcher, examples, 5, key)
+  some = {
+    n.removeprefix(ev.FIRST): x
+    for n, x in out.items()
+    if n.startswith(ev.FIRST)
+  }
+  if first in (0, 5):  # none, or the same ones
+    assert some == {}
+  else:
+    alone = ev.evaluate([strategy], {}, batcher, examples[:first], 5, key)
+    assert some == pytest.approx(alone, nan_ok=True)
+
+
+def test_checkpoints_are_ranked_by_figures_that_evaluations_have(batcher):
+  strategies = ev.make_strategies(batcher.policy, PROGRAM, None, 3, True)
+  names = ev.rank_names(strategies, 3)
+  assert "eval/greedy/accuracy" in names
+  assert "eval/screen/accuracy" in names
+  assert "eval/sampled/majority_at_3" in names
+  assert "eval/greedy/majority_at_3" not in names
+  strategy, examples = scripted(batcher, [[*row, "1"] for row in ANSWERS])
+  sampled = ev.Strategy("sampled", strategy.rollout, False)
+  key = build.place_key(0, batcher.policy)
+  found = ev.evaluate([sampled], {}, batcher, examples, 5, key)
+  wanted = {n for n in names if n.startswith("eval/sampled/")}
+  assert wanted - {"eval/sampled/exact"} <= found.keys()

@@ -41,10 +41,10 @@ def test_eval_without_a_checkpoint_is_of_the_start(tmp_path, capsys):
   assert 0 <= record["eval/greedy/accuracy"] <= 1
   assert record["eval/greedy/tags"] > 0.5  # it was warmed up
   out = capsys.readouterr().out
-  assert "the start policy on 8 questions" in out
-  assert "eval/sampled/pass_at_2" in out
+  assert "the start policy on held_out: 8 questions" in out
+  assert "pass@2" in out
   # Looking leaves nothing that a training run would take for its own.
-  assert {f.name for f in (tmp_path / "new").iterdir()} == {"eval.json"}
+  assert {f.name for f in (tmp_path / "new").iterdir()} == {"eval", "eval.json"}
 
 
 @pytest.mark.parametrize("mode", ["train", "sft"])
@@ -57,7 +57,7 @@ def test_eval_is_of_the_last_checkpoint(tmp_path, capsys, mode):
   # Weights of zero write no tags.
   assert record["eval/greedy/tags"] == 0
   assert record["eval/sampled/tags"] == 0
-  assert "step 5 on 8 questions" in capsys.readouterr().out
+  assert "step 5 on held_out: 8 questions" in capsys.readouterr().out
 
 
 def test_truncated_sampling_is_for_evaluation(tmp_path):

@@ -162,12 +162,12 @@ def start_items(
     The items that it holds, and in what the fingerprint of items that were
     moved aside differs from this one.
   """
+  text = path.read_bytes() if path.exists() else b""
+  if not text.endswith(b"\n"):  # a line that a kill cut short
+    write_atomic(path, text[: text.rfind(b"\n") + 1])
   found, items = read_items(path)
   differing = differing_fields(found, fingerprint) if items else []
   if items and not differing:
-    text = path.read_bytes()
-    if not text.endswith(b"\n"):  # a line that a kill cut short
-      write_atomic(path, text[: text.rfind(b"\n") + 1])
     return items, []
   if items:
     os.replace(path, path.with_name(f"{path.name}.old"))
