@@ -13,10 +13,12 @@ from mirl_jax import testing_runs as runs
 from mirl_jax import train as loop
 from mirl_jax.config import from_saved
 from mirl_jax.evaluate import evaluate
+from mirl_jax.runs.best import read_best
 from mirl_jax.runs.checkpoints import MARKER, Checkpoints
 from mirl_jax.runs.config_files import load_config
 from mirl_jax.runs.metrics import MetricsWriter, read_metrics
 from mirl_jax.runs.summary import read_summary
+from mirl_jax.start import load_roles
 
 slow = pytest.mark.slow
 
@@ -38,6 +40,9 @@ def assert_same_run(one, other):
   first, second = read_summary(one), read_summary(other)
   assert first["before"] == second["before"]
   assert first["after"] == second["after"]
+  assert first["best"] == second["best"]
+  assert read_best(one) == read_best(other)
+  assert Checkpoints(one, 1).steps() == Checkpoints(other, 1).steps()
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +119,9 @@ def test_a_run_writes_all_that_the_contract_names(whole):
   assert summary["scored_tokens"] == rows[-1]["scored_tokens"]
   for name in ("config.json", "report.html"):
     assert (whole / name).stat().st_size > 0
-  assert Checkpoints(whole, 2).steps() == [4, 6]
+  best = summary["best"]["step"]
+  assert Checkpoints(whole, 2).steps() == sorted({best, 4, 6})
+  assert Checkpoints(whole, 2).best() == best
 
 
 def test_killed_and_stopped_processes_resume_to_the_same_bits(tmp_path):
@@ -283,6 +290,80 @@ def test_buckets_are_chosen_once_in_a_run(
   assert small(given, prompt, "--config.data.patch_buckets=(36,72)") == 0
   assert "buckets:" not in capsys.readouterr().out
   assert_same_run(whole, given)
+
+
+@pytest.fixture
+def scored(monkeypatch):
+  """Gives evaluations these accuracies, in turn, by the questions' number."""
+
+  def arm(values):
+    left = list(values)
+
+    def evaluated(*args, **keywords):
+      return {NAME: left.pop(0)}
+
+    monkeypatch.setattr(loop, "evaluate", evaluated)
+
+  return arm
+
+
+NAME = "eval/greedy/accuracy"
+# Evaluated before and after steps 3 and 6; only the last is kept beside.
+ONE = ("--config.train.keep=1", "--config.train.save_every=0")
+
+
+def test_the_best_step_is_kept_though_later_ones_are_saved(
+  scored, tmp_path, capsys
+):
+  scored([0.3, 0.9, 0.1])
+  assert small(tmp_path, *ONE) == 0
+  assert Checkpoints(tmp_path, 1).steps() == [3, 6]
+  best = {"name": NAME, "step": 3, "value": 0.9}
+  assert read_summary(tmp_path)["best"] == read_best(tmp_path) == best
+  assert f"best checkpoint: step 3, {NAME} 0.9" in capsys.readouterr().out
+  config = runs.small_config("--config.eval.checkpoint=best")
+  policy = loop.build.make_policy(config)
+  assert load_roles(config, str(tmp_path), policy)[1] == 3
+  assert load_roles(runs.small_config(), str(tmp_path), policy)[1] == 6
+  with pytest.raises(ValueError, match="'latest' or 'best'"):
+    load_roles(
+      runs.small_config("--config.eval.checkpoint=bst"), str(tmp_path), policy
+    )
+
+
+def test_a_killed_run_keeps_the_same_best_step(scored, tmp_path, at_step):
+  """Killed when the best step's line was written, before it was saved, and
+  again after a later one."""
+  undisturbed = tmp_path / "undisturbed"
+  scored([0.3, 0.9, 0.9])
+  assert small(undisturbed, *ONE) == 0
+  workdir = tmp_path / "killed"
+  for step, values in ((3, [0.3, 0.9]), (5, [0.3, 0.9])):
+    scored(values)
+    at_step(step, kill)
+    with pytest.raises(Killed):
+      small(workdir, *ONE)
+  assert Checkpoints(workdir, 1).steps() == [3]
+  scored([0.9])
+  assert small(workdir, *ONE) == 0
+  assert Checkpoints(workdir, 1).best() == 3
+  assert_same_run(undisturbed, workdir)
+
+
+def test_no_best_step_is_kept_where_none_is_wanted(scored, tmp_path):
+  scored([0.3, 0.9, 0.1])
+  assert small(tmp_path, *ONE, "--config.eval.keep_best=") == 0
+  assert Checkpoints(tmp_path, 1).steps() == [6]
+  assert read_summary(tmp_path)["best"] is None
+  config = runs.small_config("--config.eval.checkpoint=best")
+  policy = loop.build.make_policy(config)
+  with pytest.raises(ValueError, match="kept no best step; train it with"):
+    load_roles(config, str(tmp_path), policy)
+
+
+def test_a_figure_that_no_evaluation_has_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="did you mean 'eval/greedy/accuracy'"):
+    small(tmp_path, "--config.eval.keep_best=eval/greedy/acuracy")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from mirl_jax.runs.best import better
 from mirl_jax.runs.checkpoints import MARKER, Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -239,3 +240,43 @@ def test_restores_onto_another_mesh_and_fewer_devices(tmp_path):
   expected = np.arange(64.0, dtype=np.float32).reshape(8, 8)
   np.testing.assert_array_equal(state["x"], expected)
   assert len(state["x"].devices()) == 1
+
+
+def test_the_best_step_stays_beside_the_last_ones(tmp_path):
+  checkpoints = Checkpoints(tmp_path, keep=2)
+  assert checkpoints.best() is None
+  best = {}
+  for step, value in ((1, 0.2), (2, 0.8), (3, 0.1), (4, 0.3), (5, 0.8)):
+    best = better(best, "x", step, value)
+    checkpoints.save(step, {"x": jnp.full(2, step)}, {}, best)
+  assert checkpoints.steps() == [2, 4, 5]
+  assert checkpoints.best() == 2
+  state, _ = checkpoints.restore(2, {"x": jnp.zeros(2, jnp.int32)})
+  np.testing.assert_array_equal(state["x"], [2, 2])
+  # A better one: the old one goes.
+  best = better(best, "x", 6, 0.9)
+  checkpoints.save(6, {"x": jnp.full(2, 6)}, {}, best)
+  assert checkpoints.steps() == [5, 6]
+  assert checkpoints.best() == 6
+
+
+def test_a_committed_step_may_turn_out_to_be_the_best(tmp_path):
+  """Its evaluation was stopped, and done after a resume."""
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  first = better({}, "x", 1, 0.5)
+  checkpoints.save(1, {"x": jnp.ones(2)}, {}, first)
+  checkpoints.save(2, {"x": jnp.ones(2)}, {}, first)
+  assert checkpoints.best() == 1
+  second = better(first, "x", 2, 0.7)
+  assert not checkpoints.save(2, {"x": jnp.ones(2)}, {}, second)
+  assert checkpoints.best() == 2
+  checkpoints.save(3, {"x": jnp.ones(2)}, {}, second)
+  assert checkpoints.steps() == [2, 3]
+
+
+def test_a_best_step_that_is_gone_is_none(tmp_path):
+  checkpoints = Checkpoints(tmp_path, keep=1)
+  checkpoints.save(1, {"x": jnp.ones(2)}, {}, better({}, "x", 1, 0.5))
+  checkpoints.save(2, {"x": jnp.ones(2)}, {})
+  assert checkpoints.steps() == [2]
+  assert checkpoints.best() is None
