@@ -122,13 +122,18 @@ def to_items(
   total = sum(
     np.asarray(x.sampled).reshape(len(tokens), -1).sum(1) for x in levels
   )
+  pairs = [
+    (extract_answer(text, preset.extract), example)
+    for example, texts in zip(examples, read.paths, strict=False)
+    for text in texts
+  ]
+  verdicts = iter(zip(pairs, preset.judge(pairs), strict=True))
   items = []
   for i, example in enumerate(examples):
     samples = []
     for r, text in enumerate(read.paths[i]):
-      answer = extract_answer(text, preset.extract)
-      verdict = preset.judge(answer, example)
-      known = bool(example.answer.strip())
+      (answer, _), verdict = next(verdicts)
+      known = bool(example.answer.strip()) and not verdict.abstains
       samples.append(
         Sample(
           text=text,

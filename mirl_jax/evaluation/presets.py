@@ -12,24 +12,24 @@ import ast
 import dataclasses
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 from mirl_jax.data.example import Example
-from mirl_jax.data.jsonl import with_options
+from mirl_jax.data.rows import with_options
 from mirl_jax.rewards.numbers import read_number
 from mirl_jax.rewards.verify import (
   LETTERS,
-  VERIFIERS,
   Verdict,
   read_letters,
-  verify,
+  verify_all,
 )
 
-# Of what was extracted, None where nothing was.
-Judge = Callable[[str | None, Example], Verdict]
+# Of a batch: what was extracted (None where nothing was) with its question.
+Pairs = Sequence[tuple[str | None, Example]]
+Judge = Callable[[Pairs], list[Verdict]]
 
 JOINT = "joint"  # in Example.extra: labels of figures over several questions
 
@@ -90,14 +90,12 @@ def _shown(question: str, options: tuple[str, ...]) -> str:
 
 
 def _asked(example: Example, instruction: str, **changes: Any) -> Example:
-  """The example with changes, its hint before and an instruction after it; one
-  whose question has a hint of its own already is left as it stands."""
+  """The example with changes and an instruction after its question; one that
+  begins with a hint of what an answer is stays as it is."""
   example = dataclasses.replace(example, **changes)
   question = _shown(example.question, example.options)
   if not question.lower().startswith("hint:"):
-    hint = _column(example, "hint")
-    lines = (f"Hint: {hint}" if hint else "", question, instruction)
-    question = "\n".join(line for line in lines if line)
+    question = f"{question}\n{instruction}"
   return dataclasses.replace(example, question=question)
 
 
@@ -117,11 +115,6 @@ def _choice(example: Example, answer: str, category: str) -> Example:
   )
 
 
-def _type(*names: str) -> str:
-  """The first of some answer types that there is a verifier of."""
-  return next(name for name in names if name in VERIFIERS)
-
-
 def plain(example: Example) -> Example:
   """The row as it stands."""
   return example
@@ -136,7 +129,7 @@ def mathvista(example: Example) -> Example:
   types = {
     "integer": "number",
     "float": "number",
-    "list": _type("list", "text"),
+    "list": "list",
   }
   return _asked(
     example,
@@ -166,14 +159,14 @@ def mathverse(example: Example) -> Example:
   example = dataclasses.replace(example, group=problem or example.group)
   if _column(example, "question_type").startswith("multi"):
     return _choice(example, example.answer, version)
-  kind = _type("math", "free_form")
+  kind = "math"
   return _asked(example, SHORT, answer_type=kind, category=version)
 
 
 def mathvision(example: Example) -> Example:
   if _options(example):
     return _choice(example, example.answer, example.category)
-  kind = _type("math", "free_form")
+  kind = "math"
   return _asked(example, SHORT, answer_type=kind)
 
 
@@ -225,35 +218,46 @@ def hallusionbench(example: Example) -> Example:
   )
 
 
-def relaxed(prediction: str | None, example: Example) -> Verdict:
+def relaxed(pairs: Pairs) -> list[Verdict]:
   """Right within 5 % of a number, else as `verify` says (Masry et al., arXiv
   2203.10244, section 5.1).
 
   A unit that stands on one side only is left out of account; there, "28 %" is
   .28 and differs from "28".
   """
-  verdict = verify(prediction, example)
-  expected = read_number(example.answer)
-  if verdict.correct or prediction is None or expected is None:
-    return verdict
-  given = read_number(prediction)
-  if given is None:
-    return verdict
-  if given.unit and expected.unit and given.unit != expected.unit:
-    return verdict
-  if abs(given.value - expected.value) <= RELAXED * abs(expected.value):
-    return Verdict(True, "within 5 %")
-  return verdict
-
-
-def any_of(prediction: str | None, example: Example) -> Verdict:
-  """Right if any answer of a list of them is given, else as `verify` says."""
-  answers = _listed(example.answer) or [example.answer]
-  verdicts = [
-    verify(prediction, dataclasses.replace(example, answer=answer))
-    for answer in answers
+  return [
+    Verdict(True, "within 5 %")
+    if not verdict.correct and _near(prediction, example)
+    else verdict
+    for verdict, (prediction, example) in zip(
+      verify_all(pairs), pairs, strict=True
+    )
   ]
-  return next((v for v in verdicts if v.correct), verdicts[0])
+
+
+def _near(prediction: str | None, example: Example) -> bool:
+  expected = read_number(example.answer)
+  given = None if prediction is None else read_number(prediction)
+  if given is None or expected is None:
+    return False
+  if given.unit and expected.unit and given.unit != expected.unit:
+    return False
+  return abs(given.value - expected.value) <= RELAXED * abs(expected.value)
+
+
+def any_of(pairs: Pairs) -> list[Verdict]:
+  """Right if any answer of a list of them is given, else as `verify` says."""
+  every = [
+    (prediction, dataclasses.replace(example, answer=answer))
+    for prediction, example in pairs
+    for answer in _listed(example.answer) or [example.answer]
+  ]
+  verdicts = iter(verify_all(every))
+  found = []
+  for _, example in pairs:
+    own = [next(verdicts) for _ in _listed(example.answer) or [""]]
+    found.append(next((v for v in own if v.correct), own[0]))
+  return found
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,8 @@ class Preset:
     note: what its figures mean and how they differ from the official ones.
     extract: where the final answer stands, see `extract_answer`.
     judge: of an extracted answer.
+    columns: as `open_source` takes them, the first that fit: which column is
+      what, where the names alone may be read in two ways.
     leaves_out: values of the column `split` that are not scored.
   """
 
@@ -275,7 +281,8 @@ class Preset:
   read: Callable[[Example], Example]
   note: str
   extract: str = "auto"
-  judge: Judge = verify
+  judge: Judge = verify_all
+  columns: tuple[str, ...] = ("",)
   leaves_out: tuple[str, ...] = ()
 
 
@@ -290,7 +297,13 @@ PRESETS = {
       "arXiv 2310.02255; MathVista_MINI.tsv, or testmini of AI4Math/MathVista",
       mathvista,
       "Accuracy, by `task`. Choices by letter or text, integers and decimals by"
-      " value, lists and texts as written. The official extraction is a model.",
+      " value, lists by their members, texts as written. Officially a model"
+      " extracts.",
+      # The type is of another list of names; the hub's pictures are decoded.
+      columns=(
+        "question=question,answer=answer,images=decoded_image,answer_type=",
+        "question=question,answer=answer,answer_type=",
+      ),
     ),
     Preset(
       "mathverse",
@@ -298,6 +311,7 @@ PRESETS = {
       mathverse,
       "Accuracy, by `problem_version`; the versions of a problem are one group"
       " of the standard errors. The official judge is a model.",
+      columns=("question=question,answer=answer",),
     ),
     Preset(
       "mathvision",
@@ -306,6 +320,10 @@ PRESETS = {
       mathvision,
       "Accuracy, by subject (`category`). Choices by letter, the rest as"
       " mathematical expressions.",
+      columns=(
+        "question=question,answer=answer,images=decoded_image",
+        "question=question,answer=answer",
+      ),
     ),
     Preset(
       "mmmu",
@@ -316,6 +334,7 @@ PRESETS = {
       " stand before the text. An open question may list several answers, each"
       " right. No answer is drawn by lot where none is found, as officially.",
       judge=any_of,
+      columns=("question=question,answer=answer",),
       leaves_out=("dev",),
     ),
     Preset(
@@ -333,6 +352,8 @@ PRESETS = {
       "aAcc is `accuracy`. fAcc, `all_of_figures`, and qAcc,"
       " `all_of_questions`, are shares of figures and of questions of which all"
       " answers are right.",
+      # Its question_id is no id of a row.
+      columns=("question=question,answer=answer,id=index", "id="),
     ),
   )
 }

@@ -1,5 +1,6 @@
 """The sets of questions that an evaluation is asked for."""
 
+import contextlib
 import dataclasses
 import functools
 import re
@@ -13,7 +14,7 @@ from mirl_jax.batching import Batcher
 from mirl_jax.build import Policy
 from mirl_jax.data import buckets
 from mirl_jax.data.example import Example
-from mirl_jax.data.jsonl import JsonlSource
+from mirl_jax.data.open import open_source
 from mirl_jax.data.pipeline import Quarantine
 from mirl_jax.data.source import BadRow, Mapped, Shuffled, Source
 from mirl_jax.evaluation.presets import PLAIN, PRESETS, Preset
@@ -95,13 +96,28 @@ def parse_sets(text: str) -> list[Named]:
   return found
 
 
-def open_questions(path: str) -> Source:
-  """All rows of a file or folder of questions.
+def open_questions(named: Named) -> Source:
+  """All rows of a set, as the readers open them.
 
   Raises:
-    FileNotFoundError, ValueError: as the reader.
+    FileNotFoundError, ValueError: as `open_source`.
   """
-  return JsonlSource(path)
+  # A preset shows options itself; predictions are found by a TSV's index.
+  ids = ("id=index", "") if named.path.lower().endswith(".tsv") else ("",)
+  layouts = [
+    ",".join(part for part in (own, given) if part)
+    for given in named.preset.columns
+    for own in (ids if "id=" not in given else ("",))
+  ]
+  for columns in layouts[:-1]:
+    with contextlib.suppress(ValueError):
+      return _opened(named, columns)
+  return _opened(named, layouts[-1])
+
+
+def _opened(named: Named, columns: str) -> Source:
+  options = named.preset is PLAIN
+  return open_source(named.path, columns=columns, show_options=options)
 
 
 def read_set(
@@ -121,7 +137,8 @@ def read_set(
   Raises:
     FileNotFoundError, ValueError: as the reader; and where no row is usable.
   """
-  source = Mapped(open_questions(named.path), named.preset.read)
+  opened = open_questions(named)
+  source = Mapped(opened, named.preset.read)
   rows = Shuffled(source)
   found: dict[str, Example] = {}
   bad = 0
