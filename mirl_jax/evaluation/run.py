@@ -9,7 +9,6 @@ import jax
 from ml_collections import ConfigDict
 
 from mirl_jax import batching, build
-from mirl_jax.batching import Batcher
 from mirl_jax.data.pipeline import Quarantine
 from mirl_jax.evaluate import make_strategies
 from mirl_jax.evaluation.draw import draw_missing, fingerprint
@@ -29,7 +28,7 @@ from mirl_jax.evaluation.sets import (
   QuestionSet,
   parse_sets,
   read_set,
-  set_batcher,
+  with_buckets,
 )
 from mirl_jax.runs.files import local_path
 
@@ -81,14 +80,12 @@ def sets_of(
   return found
 
 
-def _batcher(
+def _own_config(
   config: ConfigDict, policy: build.Policy, questions: QuestionSet
-) -> Batcher:
-  mi = build.make_mi(config)
+) -> ConfigDict:
   if questions.name == HELD_OUT:
-    return batching.make_batcher(config, policy, mi)
-  program = build.make_program(config, False)
-  return set_batcher(config, policy, mi, program, questions.examples)
+    return config
+  return with_buckets(config, policy, questions.examples)
 
 
 def _announcer(label: str, questions: int) -> Callable[[str], None]:
@@ -127,7 +124,8 @@ def draw_set(
       {example.id: digest_of(example) for example in questions.examples},
     )
     write_set(folder, record)
-  batcher = _batcher(config, policy, questions)
+  config = _own_config(config, policy, questions)
+  batcher = batching.make_batcher(config, policy, mi)
   key = build.place_key(config.eval.seed, policy)
   for strategy in make_strategies(
     policy, program, mi, config.eval.samples, config.eval.screen

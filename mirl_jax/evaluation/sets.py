@@ -10,16 +10,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from mirl_jax.batching import Batcher
-from mirl_jax.build import Policy
+from mirl_jax.build import Policy, make_mi, make_program
 from mirl_jax.data import buckets
 from mirl_jax.data.example import Example
 from mirl_jax.data.open import open_source
 from mirl_jax.data.pipeline import Quarantine
 from mirl_jax.data.source import BadRow, Mapped, Shuffled, Source
 from mirl_jax.evaluation.presets import PLAIN, PRESETS, Preset
-from mirl_jax.information.estimators import MI
-from mirl_jax.rollout.program import Program, sampled_slots
+from mirl_jax.rollout.program import sampled_slots
 
 HELD_OUT = "held_out"
 
@@ -170,18 +168,17 @@ def read_set(
   )
 
 
-def set_batcher(
-  config: ConfigDict,
-  policy: Policy,
-  mi: MI | None,
-  program: Program,
-  examples: Sequence[Example],
-) -> Batcher:
-  """A batcher with buckets that hold every question of a set.
+def with_buckets(
+  config: ConfigDict, policy: Policy, examples: Sequence[Example]
+) -> ConfigDict:
+  """The config with buckets that hold every question of a set.
 
-  The buckets of training were chosen for other prompts.
+  Those of training were chosen for other prompts.
+
+  Raises:
+    ValueError: for a bad `mi` section.
   """
-  measure = policy.processor.measure
+  measure, mi = policy.processor.measure, make_mi(config)
   sizes = [measure(example) for example in examples]
   lengths, slots = [n for n, _ in sizes], [n for _, n in sizes]
   if mi is not None and mi.view == "other_same_question":
@@ -190,14 +187,16 @@ def set_batcher(
     pictures = [n - t for n, t in zip(lengths, texts, strict=True)]
     lengths.append(max(texts) + max(pictures))
   count, batch = config.data.buckets, config.eval.batch
-  prompts = buckets.choose(
-    lengths, batch, buckets.round_prompt, count, sampled_slots(program)
-  )
+  rest = sampled_slots(make_program(config, False))
   good = functools.partial(
     buckets.round_patches, window=policy.config.vision.window_patches
   )
-  patches = buckets.choose(slots, batch, good, count)
-  return Batcher(policy, prompts.sizes, patches.sizes, mi, config.seed)
+  config = config.copy_and_resolve_references()
+  config.data.prompt_buckets = buckets.choose(
+    lengths, batch, buckets.round_prompt, count, rest
+  ).sizes
+  config.data.patch_buckets = buckets.choose(slots, batch, good, count).sizes
+  return config
 
 
 def unanswered(examples: Sequence[Example]) -> list[Example]:

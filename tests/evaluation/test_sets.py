@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mirl_jax import build
+from mirl_jax import batching, build
 from mirl_jax import testing_runs as runs
 from mirl_jax.data.example import Example
 from mirl_jax.data.pipeline import Quarantine
 from mirl_jax.evaluation import sets
 from mirl_jax.evaluation.presets import PLAIN, PRESETS
-from mirl_jax.information.estimators import MI
 
 
 def test_sets_are_named_by_their_path_or_by_the_user():
@@ -117,9 +116,8 @@ def test_a_set_without_usable_rows_is_refused(tmp_path, policy):
 
 def test_buckets_hold_every_question_of_the_set(folder, policy):
   found, _ = read(folder, policy)
-  config = runs.small_config()
-  program = build.make_program(config, False)
-  batcher = sets.set_batcher(config, policy, None, program, found.examples)
+  config = sets.with_buckets(runs.small_config(), policy, found.examples)
+  batcher = batching.make_batcher(config, policy, None)
   lengths, slots = zip(
     *map(policy.processor.measure, found.examples), strict=True
   )
@@ -135,8 +133,7 @@ def test_a_long_question_with_a_large_picture_of_another_fits(tmp_path, policy):
     Example("a", (large,), "what?", "1"),
     Example("b", (small,), "what " * 90 + "?", "1"),
   ]
-  config = runs.small_config()
-  mi = MI(stage="describe", view="other_same_question")
-  program = build.make_program(config, False)
-  batcher = sets.set_batcher(config, policy, mi, program, examples)
-  batcher.batch(examples)  # fits
+  given = runs.small_config("--config.mi.view=other_same_question")
+  config = sets.with_buckets(given, policy, examples)
+  mi = build.make_mi(config)
+  batching.make_batcher(config, policy, mi).batch(examples)  # fits
