@@ -10,8 +10,8 @@ from mirl_jax import batching, build
 from mirl_jax.checks import recall_buckets
 from mirl_jax.evaluate import Strategy, draw, filled
 from mirl_jax.evaluation.compare import check_other, compare
-from mirl_jax.evaluation.figures import figures, flat, table
-from mirl_jax.evaluation.run import draw_set, sets_of, write_outputs
+from mirl_jax.evaluation.figures import figures, flat, set_folder, table
+from mirl_jax.evaluation.run import draw_set, own_config, sets_of, write_outputs
 from mirl_jax.evaluation.sets import HELD_OUT
 from mirl_jax.parallel.mesh import data_shards
 from mirl_jax.rollout.engine import Rollout
@@ -19,6 +19,7 @@ from mirl_jax.rollout.program import samples
 from mirl_jax.runs.dump import dump_rollouts
 from mirl_jax.runs.files import to_json, write_atomic
 from mirl_jax.runs.report import write_report
+from mirl_jax.screening.run import run_screening
 from mirl_jax.start import load_roles
 
 
@@ -53,17 +54,21 @@ def eval(config: ConfigDict, workdir: str) -> int:
   if config.eval.against:
     check_other(config.eval.against, names)
   for questions, bad in sets:
-    draw_set(config, policy, roles, questions, workdir)
-    if not primary:
-      continue
-    evaluated = write_outputs(questions, bad, workdir)
-    held_out = questions.name == HELD_OUT
-    prefix = "eval" if held_out else f"eval/{questions.name}"
-    count = "questions" if held_out else f"{prefix}/questions"
-    record[count] = len(questions.examples)
-    for strategy, items in evaluated.items.items():
-      record |= flat(f"{prefix}/{strategy}", figures(strategy, items))
-    print(f"{where} on {table(evaluated)}\n")
+    own = own_config(config, policy, questions)
+    draw_set(own, policy, roles, questions, workdir)
+    if primary:
+      evaluated = write_outputs(questions, bad, workdir)
+      held_out = questions.name == HELD_OUT
+      prefix = "eval" if held_out else f"eval/{questions.name}"
+      count = "questions" if held_out else f"{prefix}/questions"
+      record[count] = len(questions.examples)
+      for strategy, items in evaluated.items.items():
+        record |= flat(f"{prefix}/{strategy}", figures(strategy, items))
+      print(f"{where} on {table(evaluated)}\n")
+    if config.eval.screen:
+      folder = set_folder(workdir, questions.name)
+      examples = questions.examples
+      run_screening(own, policy, roles, examples, step, folder)
   if primary:
     if config.eval.against:
       seed = config.eval.seed

@@ -80,9 +80,11 @@ def sets_of(
   return found
 
 
-def _own_config(
+def own_config(
   config: ConfigDict, policy: build.Policy, questions: QuestionSet
 ) -> ConfigDict:
+  """The config with the buckets of a set; held-out questions have those of
+  training."""
   if questions.name == HELD_OUT:
     return config
   return with_buckets(config, policy, questions.examples)
@@ -110,7 +112,15 @@ def draw_set(
   questions: QuestionSet,
   workdir: str,
 ) -> None:
-  """Draws every strategy's missing items of a set into its files."""
+  """Draws every strategy's missing items of a set into its files.
+
+  Args:
+    config: from `own_config`.
+    policy: to evaluate.
+    roles: parameters by role.
+    questions: the set.
+    workdir: of the run.
+  """
   program, mi = build.make_program(config, False), build.make_mi(config)
   folder = set_folder(local_path(workdir), questions.name)
   primary = jax.process_index() == 0
@@ -124,7 +134,6 @@ def draw_set(
       {example.id: digest_of(example) for example in questions.examples},
     )
     write_set(folder, record)
-  config = _own_config(config, policy, questions)
   batcher = batching.make_batcher(config, policy, mi)
   key = build.place_key(config.eval.seed, policy)
   for strategy in make_strategies(

@@ -45,7 +45,9 @@ def test_a_program_of_one_stage_is_screened_too(tmp_path):
     config.eval.final_questions = config.eval.batch = 8
     config.eval.samples = 2
   assert inspection.eval(config, str(tmp_path)) == 0
-  record = json.loads((tmp_path / "eval" / "screening.json").read_text())
+  record = json.loads(
+    (tmp_path / "eval" / "held_out" / "screening.json").read_text()
+  )
   assert "mi" not in record["scores"]
   assert record["kept"] == 2
   assert record["targets"]["correct"]["mean"] > 0.2
@@ -64,7 +66,7 @@ def test_two_processes_find_what_one_does(tmp_path, monkeypatch):
   outs = [child.communicate(timeout=900)[0] for child in children]
   assert [child.returncode for child in children] == [0, 0], outs
   one, two = (
-    json.loads((folder / "eval" / "screening.json").read_text())
+    json.loads((folder / "eval" / "held_out" / "screening.json").read_text())
     for folder in (alone, both)
   )
   assert two["targets"] == one["targets"]
