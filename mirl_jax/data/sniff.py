@@ -352,10 +352,9 @@ def _refuse_pictures(
 
 
 def _is_picture(value: Any) -> bool:
-  if isinstance(value, list):
-    return any(_is_picture(item) for item in value)
-  held = value.get("bytes") if isinstance(value, Mapping) else value
-  return isinstance(held, bytes)
+  values = value if isinstance(value, list) else [value]
+  held = [x.get("bytes") if isinstance(x, Mapping) else x for x in values]
+  return any(isinstance(x, bytes) for x in held)
 
 
 def _numbered(known: Iterable[str]) -> list[str]:
