@@ -181,8 +181,10 @@ def _source(
       ' which: data.columns="answer=COLUMN", or go without any:'
       " data.unanswered=True"
     )
-  if found.note:
-    layout = dataclasses.replace(layout, notes=(*layout.notes, found.note))
+  notes = dict.fromkeys((found.note, *(table.note for table in found.tables)))
+  layout = dataclasses.replace(
+    layout, notes=(*layout.notes, *filter(None, notes))
+  )
   reading = dataclasses.replace(reading, split=found.split)
   source = TableSource(found.tables, layout, reading, found.name)
   if source.weights is None:

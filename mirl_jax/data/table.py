@@ -36,11 +36,13 @@ class Table(Protocol):
     path: of the file.
     columns: as far as the file itself names them.
     digest: names the content.
+    note: what else a user should know of it.
   """
 
   path: Path
   columns: tuple[str, ...]
   digest: str
+  note: str
 
   def __len__(self) -> int: ...
 
@@ -192,7 +194,7 @@ class TableSource:
     self.told = f"{name}: {layout}; {len(rows)} of {total} rows of {files}"
     digest = hashlib.sha256(" ".join(t.digest for t in tables).encode())
     self._repr = (
-      f"TableSource({layout!r}, {reading!r}, {digest.hexdigest()[:16]})"
+      f"TableSource({_decided(layout, reading)}, {digest.hexdigest()[:16]})"
     )
 
   def _group_column(self) -> str:
@@ -383,6 +385,19 @@ class TableSource:
 
   def __repr__(self) -> str:
     return self._repr
+
+
+def _decided(layout: Layout, reading: Reading) -> str:
+  """What rows depend on beside their files; the same in later versions that
+  decide more, and wherever the pictures lie."""
+  options = {
+    field.name: getattr(reading, field.name)
+    for field in dataclasses.fields(reading)
+    if field.name != "image_folder"
+    and getattr(reading, field.name) != field.default
+  }
+  columns = [*sorted(layout.columns.items()), *layout.labelled]
+  return f"{[*columns, *layout.numbered]}, {options}"
 
 
 def group_of(value: Any, pattern: re.Pattern[str]) -> str:

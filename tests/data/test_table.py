@@ -255,6 +255,19 @@ def test_third_party_rows_are_all_good(name):
     assert source[index].images
 
 
+def test_where_pictures_lie_does_not_change_what_a_source_is(tmp_path):
+  write(tmp_path, row())
+  one = open_source(tmp_path)
+  moved = open_source(tmp_path, image_folder=str(tmp_path))
+  assert repr(one) == repr(moved)
+  for options in (
+    {"columns": "answer=category"},
+    {"need_answer": True},
+    {"group": "id"},
+  ):
+    assert repr(open_source(tmp_path, **options)) != repr(one)
+
+
 def test_a_window_takes_rows_by_difficulty(tmp_path):
   values = [0, 0.2, 0.5, "0.8", 1, None, "hard"]
   rows = [{"question": f"{i}?", "difficulty": v} for i, v in enumerate(values)]

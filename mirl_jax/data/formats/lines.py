@@ -18,6 +18,7 @@ class JsonLines:
   """
 
   columns: tuple[str, ...] = ()  # every row has its own
+  note = ""
 
   def __init__(self, path: Path):
     self.path = path
@@ -60,6 +61,7 @@ class JsonList:
   """The objects of one JSON list, held in memory."""
 
   columns: tuple[str, ...] = ()
+  note = ""
 
   def __init__(self, path: Path):
     self.path = path

@@ -16,6 +16,7 @@ from mirl_jax.data.source import BadRow
 # Decoded row groups that are kept. A row group is read whole for one row of
 # it, so that random access to a file of large ones is slow beyond this.
 CACHED_BYTES = 256 * 2**20
+_LARGE = 64 * 2**20  # bytes of a row group that is slow to read for one row
 _SCANNED = 64  # rows of a batch while scanning
 
 
@@ -38,6 +39,16 @@ class Parquet:
     data = self._file.metadata
     self.columns = tuple(self._file.schema_arrow.names)
     sizes = [data.row_group(i).num_rows for i in range(data.num_row_groups)]
+    stored = [
+      data.row_group(i).total_byte_size for i in range(data.num_row_groups)
+    ]
+    slow = max(stored, default=0) > _LARGE and sum(stored) > CACHED_BYTES
+    self.note = (
+      f"row groups of {max(stored) >> 20} MiB are read whole for one row;"
+      " python -m mirl_jax.data.records stores rows apart"
+      if slow
+      else ""
+    )
     self._ends = np.cumsum(sizes, dtype=np.int64)
     self._cache: OrderedDict[int, pa.Table] = OrderedDict()
     # A file may not be read by two threads at once.

@@ -57,6 +57,8 @@ class Tfds:
   Pictures stay encoded; the order is that of the files.
   """
 
+  note = ""
+
   def __init__(self, builder: tfds.core.DatasetBuilder, split: str):
     features = builder.info.features
     self.path = Path(str(builder.data_dir))

@@ -27,6 +27,8 @@ class Tsv:
     ValueError: for a file without a header, or a column that stands twice.
   """
 
+  note = ""
+
   def __init__(self, path: Path):
     self.path = path
     digest = hashlib.sha256()

@@ -8,7 +8,8 @@ import pytest
 
 from mirl_jax.data.formats import parquet
 from mirl_jax.data.formats.parquet import Parquet
-from mirl_jax.data.source import BadRow
+from mirl_jax.data.open import open_source
+from mirl_jax.data.source import BadRow, told
 from mirl_jax.testing_data import picture, write_parquet
 
 
@@ -49,6 +50,16 @@ def test_row_groups_are_read_on_demand_and_few_are_kept(tmp_path, monkeypatch):
   monkeypatch.setattr(parquet, "CACHED_BYTES", 1)
   assert [table[i]["n"] for i in (0, 1, 5, 0)] == [0, 1, 5, 0]
   assert read == [1, 0, 1, 0]
+
+
+def test_large_row_groups_are_told(tmp_path, monkeypatch):
+  path = write_parquet(tmp_path / "x.parquet", rows(20), 10)
+  assert not Parquet(path).note
+  monkeypatch.setattr(parquet, "_LARGE", 100)
+  assert not Parquet(path).note  # all of it is kept
+  monkeypatch.setattr(parquet, "CACHED_BYTES", 1000)
+  assert "mirl_jax.data.records stores rows apart" in Parquet(path).note
+  assert "row groups of 0 MiB" in told(open_source(path, columns="question=n"))
 
 
 def test_threads_may_read_at_once(tmp_path, monkeypatch):
