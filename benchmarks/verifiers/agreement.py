@@ -15,6 +15,7 @@ from typing import Any
 from mirl_jax.data.example import Example
 from mirl_jax.rewards.extract import extract_answer
 from mirl_jax.rewards.judges import Judges
+from mirl_jax.rewards.numbers import read_number
 from mirl_jax.rewards.verdict import Verdict
 from mirl_jax.rewards.verify import verify_all
 
@@ -34,19 +35,22 @@ class Case:
 Rule = Callable[[Case, Verdict], bool]
 
 
-def _numbers(text: str | None) -> list[str]:
-  return re.findall(r"\d+(?:\.\d+)?", text or "")
+def _text(case: Case) -> str:
+  return case.prediction or ""
 
 
-def _roots(case: Case, verdict: Verdict) -> bool:
-  both = f"{case.example.answer} {case.prediction}"
-  first = (_numbers(case.example.answer) or ["1"])[0]
-  return case.expected and bool(re.search(r"√|π|sqrt|pi", both) and first)
+def _closes_what_is_not_open(text: str) -> bool:
+  depth = 0
+  for char in text:
+    depth += (char == "{") - (char == "}")
+    if depth < 0:
+      return True
+  return depth != 0
 
 
-def _debris(case: Case, verdict: Verdict) -> bool:
-  text = case.prediction or ""
-  return case.expected and text.count("{") != text.count("}")
+def _near(case: Case, verdict: Verdict) -> bool:
+  left, right = read_number(_text(case)), read_number(case.example.answer)
+  return bool(left and right and abs(left.value - right.value) <= 0.1)
 
 
 RULES: dict[str, Rule] = {
@@ -57,29 +61,37 @@ RULES: dict[str, Rule] = {
     verdict.reason == "lists several answers"
   ),
   "ours: a whole response is no answer": lambda case, verdict: (
-    len(case.prediction or "") > LONG
+    len(_text(case)) > LONG
   ),
   "ours: an option's own text, or a label before it, counts": (
     lambda case, verdict: (
       verdict.reason == "same option"
-      or re.match(r"[A-Z]\. ", case.prediction or "") is not None
+      or re.match(r"[A-Z]\. ", _text(case)) is not None
     )
   ),
-  "ours: no two expressions as one option": lambda case, verdict: (
-    case.example.answer_type == "choice_letter"
-    and bool(re.search(r"=|frac", case.prediction or ""))
-    and (case.prediction or "").count("{") == (case.prediction or "").count("}")
-  ),
-  "upstream: its extraction leaves debris": _debris,
-  "upstream: it drops roots and pi": _roots,
-  "upstream: it reads another number than the tags hold": (
+  "upstream: its extraction leaves debris, which it sees through": (
     lambda case, verdict: (
-      (bool(_numbers(case.prediction)) and "number" in verdict.reason)
-      or verdict.reason == "same text"
+      case.expected and _closes_what_is_not_open(_text(case))
     )
   ),
-  "upstream: it does not read this form": lambda case, verdict: (
-    not case.expected and verdict.reason == "mathematically equal"
+  "ours: options are compared as texts, not as formulas": (
+    lambda case, verdict: (
+      case.expected and verdict.reason == "does not pick one option"
+    )
+  ),
+  "ours: a relation is no set, as by Math-Verify's default": (
+    lambda case, verdict: "\\in" in case.example.answer
+  ),
+  "upstream: it drops roots and pi": lambda case, verdict: (
+    case.expected
+    and re.search(r"√|π|sqrt|pi", f"{case.example.answer} {_text(case)}")
+    is not None
+  ),
+  "upstream: near numbers are equal": lambda case, verdict: (
+    case.expected and _near(case, verdict)
+  ),
+  "upstream: it does not read this form, or reads beside the tags": (
+    lambda case, verdict: not case.expected and verdict.correct
   ),
 }
 

@@ -41,7 +41,7 @@ class Example:
     images: in the order in which the prompt shows them.
     question: the user's text, without image placeholders.
     answer: the reference answer.
-    answer_type: number, choice_letter, choice_text, text, yes_no, free_form.
+    answer_type: one of `rewards.verify.VERIFIERS`.
     options: choices for the choice types, else empty.
     category: for tables by category.
     group: label that questions share which depend on each other, as those

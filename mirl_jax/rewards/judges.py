@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -68,6 +69,7 @@ class Judges:
     self._pools: dict[str, Workers] = {}
     self._known: OrderedDict[Ask, Verdict] = OrderedDict()
     self._closed = False
+    self._lock = threading.Lock()
 
   @property
   def restarts(self) -> int:
@@ -93,6 +95,11 @@ class Judges:
     Raises:
       ValueError: where no worker can start, or on closed judges.
     """
+    with self._lock:
+      verdicts = self._ask(asks)
+    return [verdicts[ask] for ask in asks]
+
+  def _ask(self, asks: Sequence[Ask]) -> dict[Ask, Verdict]:
     verdicts: dict[Ask, Verdict] = {}
     work: dict[str, list[tuple[Ask, tuple]]] = {"math": [], "judge": []}
     for ask in dict.fromkeys(asks):
@@ -117,7 +124,7 @@ class Judges:
       for (ask, _), outcome in zip(todo, outcomes, strict=True):
         verdicts[ask] = read(outcome)
     self._remember(verdicts)
-    return [verdicts[ask] for ask in asks]
+    return verdicts
 
   def _pool(self, name: str) -> Workers:
     if self._closed:
@@ -128,7 +135,10 @@ class Judges:
     return self._pools[name]
 
   def _remember(self, verdicts: dict[Ask, Verdict]) -> None:
-    self._known.update(verdicts)
+    # What a judge could not tell now it may tell later.
+    self._known.update(
+      {ask: said for ask, said in verdicts.items() if not said.abstains}
+    )
     while len(self._known) > _REMEMBERED:
       self._known.popitem(last=False)
 

@@ -31,8 +31,7 @@ def test_agreement_and_every_difference_explained():
     for name, cases in load_cases(DATA).items():
       found = compare(cases, judges)
       assert found["agreement"] >= LEAST[name], (name, found)
-      if "other settings" not in name:
-        assert "unexplained" not in found["differences"], (name, found)
+      assert "unexplained" not in found["differences"], (name, found)
 
 
 def test_hostile_answers_are_many_different_and_the_same_each_time():
