@@ -7,6 +7,7 @@ time limits are signals and are off: the worker's deadline is the limit.
 
 import functools
 import logging
+import warnings
 from typing import Any
 
 from mirl_jax.rewards import sandbox
@@ -17,6 +18,7 @@ PRELOAD = ("math_verify", "sympy.solvers", "mirl_jax.rewards.symbolic")
 def set_up() -> None:
   """Warms the parser up and locks the process; called once in a worker."""
   logging.disable(logging.CRITICAL)  # it warns that its time limits are off
+  warnings.simplefilter("ignore")  # SymPy's deprecations, once per answer
   equal("$\\frac{1}{2}$", "$0.5x + 1 - x/2 - 1/2$")
   sandbox.lock()
 

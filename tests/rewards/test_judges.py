@@ -189,3 +189,14 @@ def test_every_number_of_the_config_reaches_the_workers(field, value):
     pytest.raises(ValueError, match=str(value)),
   ):
     verify("x+x", example("2x"), judges)
+
+
+def test_a_comparison_past_its_deadline_is_wrong_and_the_pool_lives():
+  with Judges(count=1, deadline_s=1e-4) as judges:
+    pair = ("\\sqrt{12}+x", example("2\\sqrt{3}+x"))
+    (late,) = verify_all([pair], judges)
+    assert not late.correct
+    assert "deadline" in late.reason
+    assert judges.restarts == 1
+  with Judges(count=1) as judges:
+    assert verify(*pair, judges).correct
