@@ -30,6 +30,8 @@ def fragment() -> dict[str, Any]:
       "response": {
         "correct": {"weight": 1.0, "baseline": "question", "std": True},
         "format": {"weight": 0.0, "baseline": "question", "std": True},
+        # the degree to which an answer is right, as the IoU of boxes
+        "score": {"weight": 0.0, "baseline": "question", "std": True},
       },
     },
     "loss": {"kl": {"response": 0.0}},

@@ -75,6 +75,8 @@ def fragment() -> dict[str, Any]:
       "reason": {
         "correct": {"weight": 1.0, "baseline": "regression", "std": True},
         "format": {"weight": 0.0, "baseline": "question", "std": True},
+        # the degree to which an answer is right, as the IoU of boxes
+        "score": {"weight": 0.0, "baseline": "question", "std": True},
       },
     },
     "loss": {"kl": {"describe": 0.0, "reason": 0.0}},

@@ -5,6 +5,7 @@ import pytest
 
 from mirl_jax.data.example import Example, Facts
 from mirl_jax.rewards.assess import LEAF_REWARDS, assess, heard_mean
+from mirl_jax.rewards.judges import Judges
 
 SEE = ["<description> a</description>\n", "<description> b</description>\n"]
 THINK = [
@@ -95,3 +96,30 @@ def test_one_stage_is_both_first_and_last():
   (read,) = assess([example()], (whole,), decode)
   np.testing.assert_array_equal(read.rewards["correct"], [[[1, 0, 0]]])
   assert read.rewards["format"][0, 0, 2] == 0
+
+
+def test_scores_have_degrees_where_the_type_has():
+  boxes = Example("b", (), "?", "[0, 0, 10, 10]", "box", check=facts)
+  text = "<answer>[0, 0, 10, 6]</answer>"
+  whole = level([[[2, 3]], [[2, 3]]], [[0], [0]])
+  read = assess(
+    [boxes, example()],
+    (whole,),
+    lambda ids: text if ids[0] == 2 else THINK[0],
+    step=7,
+  )[-1]
+  np.testing.assert_allclose(read.rewards["score"][:, 0, 0], [0.6, 0])
+  np.testing.assert_array_equal(read.rewards["correct"][:, 0], [[1, 0], [0, 1]])
+  with Judges(iou="0:0.5,7:0.75") as judges:
+    for step, right in ((6, 1), (7, 0)):
+      (again,) = assess(
+        [boxes], (level([[[2]]], [[0]]),), lambda _: text, step, judges
+      )
+      assert again.rewards["correct"].item() == right
+
+
+def test_where_a_judge_abstains_there_is_no_reward():
+  free = Example("f", (), "?", "a cat sits", "judged")
+  (read,) = assess([free], (level([[[2, 4]]], [[0]]),), decode)
+  for name in ("correct", "score"):
+    assert np.isnan(read.rewards[name]).tolist() == [[[True, False]]]

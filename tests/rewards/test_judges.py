@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from mirl_jax import main
 from mirl_jax.config import get_config
 from mirl_jax.data.example import Example
 from mirl_jax.rewards.judge import load
@@ -200,3 +201,12 @@ def test_a_comparison_past_its_deadline_is_wrong_and_the_pool_lives():
     assert judges.restarts == 1
   with Judges(count=1) as judges:
     assert verify(*pair, judges).correct
+
+
+def test_a_bad_verifier_ends_a_run_with_one_line(tmp_path, capsys):
+  flags = [f"--workdir={tmp_path}", "--config.verifier.iou=high"]
+  assert main.run(flags) == main.BAD_ARGUMENT
+  assert capsys.readouterr().err.startswith("error: verifier.iou='high'")
+  flags[1] = f"--config.verifier.judge={tmp_path}/none.py:score"
+  assert main.run(flags) == main.BAD_ARGUMENT
+  assert "none.py" in capsys.readouterr().err
