@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import random
 import struct
 import zlib
@@ -98,9 +99,16 @@ def unreadable(folder, row):
   (folder / row["image"]).mkdir()
 
 
+def endless(folder, row):
+  """A pipe that nobody writes to: who reads it waits for ever."""
+  (folder / row["image"]).unlink()
+  os.mkfifo(folder / row["image"])
+
+
 # Fault -> how a row comes by it, and a word of the reason.
 FAULTS = {
   "unreadable": (unreadable, "cannot be read"),
+  "endless": (endless, "cannot be read"),
   "truncated": (picture_fault(png(size=(480, 480))[:-300]), "truncated"),
   "no-bytes": (picture_fault(b""), "empty"),
   "no-width": (picture_fault(of_size(0, 48)), "pic"),
@@ -179,7 +187,7 @@ def test_a_run_on_poisoned_data_with_a_faulty_reward_ends_well(tmp_path):
     *SIZES,
     f"--config.data.train={tmp_path / 'train'}",
     f"--config.data.test={tmp_path / 'test'}",
-    "--config.train.steps=26",  # more questions than there are rows
+    "--config.train.steps=26",  # more questions than there are good rows
     "--config.train.dump_every=0",
     "--config.train.save_every=0",
     "--config.eval.every=0",
