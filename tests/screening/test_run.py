@@ -63,7 +63,11 @@ def test_two_processes_find_what_one_does(tmp_path, monkeypatch):
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   argv = [sys.executable, "-m", "mirl_jax.main", f"--workdir={both}", *flags]
   children = local.start([*argv, "--config.mesh=data:2,fsdp:2"], 2, 2)
-  outs = [child.communicate(timeout=900)[0] for child in children]
+  try:
+    outs = [child.communicate(timeout=1800)[0] for child in children]
+  finally:
+    for child in children:
+      child.kill()
   assert [child.returncode for child in children] == [0, 0], outs
   one, two = (
     json.loads((folder / "eval" / "held_out" / "screening.json").read_text())
