@@ -10,7 +10,7 @@ from mirl_jax.screening.figures import TARGETS
 from mirl_jax.screening.table import TITLES, label, shown
 
 LABELS, PANEL, GAP, EDGE = 148, 176, 20, 12
-HEAD, ROW, BREAK, FOOT = 52, 17, 7, 44
+HEAD, ROW, BREAK, FOOT = 52, 17, 7, 62
 
 # Written out: few programs beside browsers know CSS variables.
 STYLE = """
@@ -196,14 +196,14 @@ def screening_chart(record: Mapping[str, Any]) -> str:
     left = EDGE + LABELS + number * (PANEL + GAP)
     parts += _axis(panel, left, bottom)
     parts += _marks(panel, left, heights)
-  note = (
+  notes = (
     f"{record['questions']} questions, {record['descriptions']} descriptions "
-    "each; bars are ± one standard error, dashed lines no "
-    "information, the open mark a control"
+    "each",
+    "bars: ± one standard error; dashed: no information; open mark: control",
   )
-  parts.append(
-    f'<text class="soft" x="{EDGE}" y="{height - 10}">{esc(note)}</text>'
-  )
+  for line, note in enumerate(notes):
+    y = height - 26 + 16 * line
+    parts.append(f'<text class="soft" x="{EDGE}" y="{y}">{esc(note)}</text>')
   return (
     f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
     f'width="{width}" height="{height}" role="img" '
