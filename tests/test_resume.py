@@ -12,7 +12,7 @@ from mirl_jax import batching, sampling
 from mirl_jax import testing_runs as runs
 from mirl_jax import train as loop
 from mirl_jax.config import from_saved
-from mirl_jax.evaluate import evaluate
+from mirl_jax.evaluate import FIRST, evaluate
 from mirl_jax.runs.best import read_best
 from mirl_jax.runs.checkpoints import MARKER, Checkpoints
 from mirl_jax.runs.config_files import load_config
@@ -294,13 +294,13 @@ def test_buckets_are_chosen_once_in_a_run(
 
 @pytest.fixture
 def scored(monkeypatch):
-  """Gives evaluations these accuracies, in turn, by the questions' number."""
+  """Gives evaluations these accuracies, in turn, of the loop's questions."""
 
   def arm(values):
     left = list(values)
 
     def evaluated(*args, **keywords):
-      return {NAME: left.pop(0)}
+      return {NAME: 0.5, FIRST + NAME: left.pop(0)}
 
     monkeypatch.setattr(loop, "evaluate", evaluated)
 
@@ -320,6 +320,8 @@ def test_the_best_step_is_kept_though_later_ones_are_saved(
   assert Checkpoints(tmp_path, 1).steps() == [3, 6]
   best = {"name": NAME, "step": 3, "value": 0.9}
   assert read_summary(tmp_path)["best"] == read_best(tmp_path) == best
+  assert all(row.get(NAME, 0.5) == 0.5 for row in read_metrics(tmp_path))
+  assert not any(FIRST + NAME in row for row in read_metrics(tmp_path))
   assert f"best checkpoint: step 3, {NAME} 0.9" in capsys.readouterr().out
   config = runs.small_config("--config.eval.checkpoint=best")
   policy = loop.build.make_policy(config)

@@ -181,7 +181,7 @@ def draw_missing(
   questions: QuestionSet,
   strategy: Strategy,
   path: Path,
-  print_of: Mapping[str, Any],
+  made: Mapping[str, Any],
   roles: dict[str, Any],
   batcher: Batcher,
   batch: int,
@@ -198,7 +198,7 @@ def draw_missing(
     questions: the set.
     strategy: how to draw.
     path: the strategy's file; only the first process reads and writes it.
-    print_of: its fingerprint.
+    made: its fingerprint.
     roles: parameters by role.
     batcher: builds the prompts.
     batch: questions per device batch.
@@ -212,7 +212,7 @@ def draw_missing(
   primary = jax.process_index() == 0
   there = np.zeros(len(examples), np.int32)
   if primary:
-    items, differing = start_items(path, print_of)
+    items, differing = start_items(path, made)
     if differing:
       shown = "; ".join(differing[:3])
       say(f"drawn anew, the old file is {path.name}.old: {shown}")
