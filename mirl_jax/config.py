@@ -79,7 +79,7 @@ def base() -> ConfigDict:
   c.verifier = ConfigDict()  # of answers, see rewards/judges.py
   c.verifier.workers = 2  # processes for mathematics, and as many for a judge
   c.verifier.deadline_s = 5.0  # per comparison of two expressions
-  c.verifier.memory_mb = 1024  # per worker, beyond its start
+  c.verifier.memory_mb = 1024  # per worker, beyond its start; 0 = no limit
   c.verifier.judge = ""  # of answer_type "judged": FILE.py:function
   c.verifier.judge_deadline_s = 60.0  # per call of it
   c.verifier.iou = "0.5"  # least IoU of boxes, or by step: "0:0.5,100:0.75"

@@ -26,7 +26,7 @@ class Judges:
   Args:
     count: processes of each pool.
     deadline_s: seconds for one question of mathematics.
-    memory_mb: megabytes for one worker.
+    memory_mb: megabytes for one worker; 0 for no limit.
     judge: a user's function (prediction, answer, question) -> number in 0..1,
       bool or None, as "package.module:function" or "file.py:function"; ""
       for none.

@@ -180,7 +180,7 @@ def test_the_config_makes_the_judges_that_serve(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("field", "value"), [("workers", 0), ("deadline_s", 0.0), ("memory_mb", 0)]
+  ("field", "value"), [("workers", 0), ("deadline_s", 0.0), ("memory_mb", -1)]
 )
 def test_every_number_of_the_config_reaches_the_workers(field, value):
   config = get_config()
