@@ -33,6 +33,7 @@ from mirl_jax.rewards.verify import (
   match_letter,
   match_option,
   read_letters,
+  reference_fault,
 )
 
 # Not supported; a row that holds some is no question about pictures alone.
@@ -113,7 +114,11 @@ def _check_answer(
     )
   if len(options) > len(LETTERS):
     raise BadRow(row, f"{len(options)} options; at most {len(LETTERS)}")
-  if not answer.strip() or not options:
+  if not answer.strip():
+    return
+  if fault := reference_fault(answer, answer_type):
+    raise BadRow(row, f"answer {answer!r:.80}, of {answer_type}: {fault}")
+  if not options:
     return
   if answer_type == "choice_letter":
     letters = read_letters(answer)

@@ -281,6 +281,19 @@ VERIFIERS: dict[str, Verifier] = {
 
 
 BOXES = ("box", "detection")
+# Types whose reference has a form of its own.
+_FORMED = (*BOXES, "point", "list", "set", "count", "json")
+
+
+def reference_fault(answer: str, answer_type: str) -> str:
+  """Why no prediction can match a reference of that type; "" where one can."""
+  if answer_type not in _FORMED:
+    return ""
+  example = Example("", (), "", answer, answer_type)
+  said = VERIFIERS[answer_type](answer, example)
+  if isinstance(said, Verdict) and said.reason.startswith("the reference"):
+    return said.reason
+  return ""
 
 
 def _decide(

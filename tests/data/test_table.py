@@ -123,6 +123,8 @@ FAULTS = [
   (row(answer="green"), "r0", "not one of the options"),
   (row(answer="C", answer_type="choice_letter"), "r0", "no letter"),
   (row(answer_type="colour"), "r0", "answer_type 'colour'"),
+  (row(answer="left", answer_type="box"), "r0", "of box: the reference"),
+  (row(answer="many", answer_type="count"), "r0", "is no count"),
   (row(min_pixels=0), "r0", "min_pixels=0 is no whole number of pixels"),
   (row(max_pixels=-3), "r0", "max_pixels=-3 is no whole number"),
   (row(max_pixels=2.5), "r0", "max_pixels=2.5 is no whole number"),

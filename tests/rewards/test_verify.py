@@ -12,6 +12,7 @@ from mirl_jax.rewards.verify import (
   VERIFIERS,
   read_letters,
   read_polarity,
+  reference_fault,
   verify,
   verify_all,
 )
@@ -176,3 +177,24 @@ def test_a_batch_is_what_each_is_alone():
   ]
   assert verify_all(pairs) == [verify(*pair) for pair in pairs]
   assert verify_all([]) == []
+
+
+@pytest.mark.parametrize(
+  ("answer_type", "good", "bad"),
+  [
+    ("box", "[1, 2, 30, 40]", "the left one"),
+    ("detection", '[{"bbox": [1, 2, 3, 4], "label": "cat"}]', "[1, 2, 3]"),
+    ("point", "[[1, 2, 30, 40]]", "[1]"),
+    ("point", "(1, 2)", "there"),
+    ("list", "1, 2", "(1, 2"),
+    ("set", "{1}", "]"),
+    ("count", "4", "many"),
+    ("json", '{"a": 1}', "{a: 1}"),
+    ("text", "anything", None),
+    ("interval", "anything", None),
+  ],
+)
+def test_a_reference_of_another_form_is_a_fault(answer_type, good, bad):
+  assert reference_fault(good, answer_type) == ""
+  if bad is not None:
+    assert reference_fault(bad, answer_type).startswith("the reference")
