@@ -10,16 +10,13 @@ from mirl_jax.config import get_config
 from mirl_jax.screening.chart import screening_chart
 from mirl_jax.screening.table import screening_table
 
+FILE = "eval/held_out/screening.json"
+
 
 def test_eval_screens_and_writes_what_it_finds(tmp_path, capsys):
   config = runs.small_config("--config.eval.screen=true")
   assert inspection.eval(config, str(tmp_path)) == 0
-  folder = tmp_path / "eval"
-  assert {f.name for f in folder.iterdir()} == {
-    "screening.json",
-    "screening.svg",
-  }
-  record = json.loads((folder / "screening.json").read_text())
+  record = json.loads((tmp_path / FILE).read_text())
   assert record["step"] is None
   assert record["questions"] == record["groups"] == 8
   assert (record["descriptions"], record["kept"]) == (4, 2)
@@ -29,7 +26,8 @@ def test_eval_screens_and_writes_what_it_finds(tmp_path, capsys):
   assert oracle["questions"] == record["targets"]["exact"]["contrast"] > 0
   out = capsys.readouterr().out
   assert screening_table(record) in out
-  assert (folder / "screening.svg").read_text() == screening_chart(record)
+  drawn = (tmp_path / FILE).with_suffix(".svg")
+  assert drawn.read_text() == screening_chart(record)
   # The strategy that screens at test time is measured beside it.
   assert "eval/screen/accuracy" in json.loads(
     (tmp_path / "eval.json").read_text()
@@ -70,8 +68,7 @@ def test_two_processes_find_what_one_does(tmp_path, monkeypatch):
       child.kill()
   assert [child.returncode for child in children] == [0, 0], outs
   one, two = (
-    json.loads((folder / "eval" / "held_out" / "screening.json").read_text())
-    for folder in (alone, both)
+    json.loads((folder / FILE).read_text()) for folder in (alone, both)
   )
   assert two["targets"] == one["targets"]
   for name, score in one["scores"].items():
