@@ -59,33 +59,39 @@ def weights_digest(params: Any, mesh: jax.sharding.Mesh) -> str:
   return hashlib.sha256("\n".join(text).encode()).hexdigest()[:16]
 
 
+def common_print(
+  config: ConfigDict, preset: Preset, roles: Mapping[str, Any], batcher: Batcher
+) -> dict[str, Any]:
+  """What the draws of every strategy, and their verdicts, depend on, questions
+  apart."""
+  policy = batcher.policy
+  return {
+    "weights": weights_digest(roles["policy"], policy.mesh),
+    "dtype": str(jnp.dtype(policy.dtype)),
+    "seed": config.eval.seed,
+    "system": config.policy.system,
+    "instruction": policy.processor.instruction,
+    "pixels": [config.policy.min_pixels, config.policy.max_pixels],
+    "preset": preset.name,
+    "extract": preset.extract,
+  }
+
+
 def fingerprint(
   config: ConfigDict,
   strategy: Strategy,
-  preset: Preset,
+  common: Mapping[str, Any],
   mi: MI | None,
   roles: Mapping[str, Any],
   batcher: Batcher,
 ) -> dict[str, Any]:
-  """What the draws of a strategy, and their verdicts, depend on, questions
-  apart."""
-  processor, mesh = batcher.policy.processor, batcher.policy.mesh
-  scored = mi if strategy.needs_views else None
-  found = {
-    "weights": weights_digest(roles["policy"], mesh),
-    "dtype": str(jnp.dtype(batcher.policy.dtype)),
-    "seed": config.eval.seed,
-    "system": config.policy.system,
-    "instruction": processor.instruction,
-    "pixels": [config.policy.min_pixels, config.policy.max_pixels],
-    "preset": preset.name,
-    "extract": preset.extract,
-    "program": [dataclasses.asdict(s) for s in strategy.rollout.program],
-  }
-  if scored is not None:
-    found["mi"] = dataclasses.asdict(scored)
-    found["scorer"] = weights_digest(roles[scored.scorer], mesh)
-    if scored.view.startswith("other"):  # then a batch's questions matter
+  """What the draws of one strategy depend on: `common_print`, and its own."""
+  found = dict(common)
+  found["program"] = [dataclasses.asdict(s) for s in strategy.rollout.program]
+  if mi is not None and strategy.needs_views:
+    found["mi"] = dataclasses.asdict(mi)
+    found["scorer"] = weights_digest(roles[mi.scorer], batcher.policy.mesh)
+    if mi.view.startswith("other"):  # then a batch's questions matter
       found["batch"] = config.eval.batch
       found["view_seed"] = config.seed
   return found

@@ -36,6 +36,7 @@ class SetRecord:
     preset: its name, empty for questions as they stand.
     note: of the preset.
     bad_rows: rows that could not be used.
+    policy: what is evaluated, as every strategy's fingerprint has it.
     digests: of the questions, by id.
   """
 
@@ -44,6 +45,7 @@ class SetRecord:
   preset: str
   note: str
   bad_rows: int
+  policy: Mapping[str, Any]
   digests: Mapping[str, str]
 
 
@@ -72,7 +74,10 @@ def write_set(folder: Path, record: SetRecord) -> None:
 
 
 def read_set_files(folder: Path) -> Evaluated:
-  """Reads a set's files; a strategy that lacks some questions is left out.
+  """Reads a set's files.
+
+  A strategy that lacks some questions, or was drawn by another policy, is left
+  out.
 
   Raises:
     FileNotFoundError: where there is no set.json.
@@ -81,10 +86,17 @@ def read_set_files(folder: Path) -> Evaluated:
   file = folder / SET_FILE
   if not file.is_file():
     raise FileNotFoundError(f"{file} does not exist: the set was not evaluated")
-  record = SetRecord(**from_json(file.read_bytes()))
+  try:
+    record = SetRecord(**from_json(file.read_bytes()))
+  except TypeError as error:
+    raise ValueError(
+      f"{file} was written by another version; evaluate the set again"
+    ) from error
   found = {}
   for strategy in STRATEGIES:
-    _, items = read_items(folder / f"{strategy}.jsonl")
+    made, items = read_items(folder / f"{strategy}.jsonl")
+    if any(made.get(name) != x for name, x in record.policy.items()):
+      continue
     own = [items.get(name) for name in record.digests]
     whole = tuple(
       item

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from mirl_jax import batching, build
 from mirl_jax.data.pipeline import Quarantine
 from mirl_jax.evaluate import make_strategies
-from mirl_jax.evaluation.draw import draw_missing, fingerprint
+from mirl_jax.evaluation.draw import common_print, draw_missing, fingerprint
 from mirl_jax.evaluation.figures import (
   STRATEGIES,
   Evaluated,
@@ -124,6 +124,8 @@ def draw_set(
   program, mi = build.make_program(config, False), build.make_mi(config)
   folder = set_folder(local_path(workdir), questions.name)
   primary = jax.process_index() == 0
+  batcher = batching.make_batcher(config, policy, mi)
+  common = common_print(config, questions.preset, roles, batcher)
   if primary:
     record = SetRecord(
       questions.name,
@@ -131,15 +133,15 @@ def draw_set(
       questions.preset.name,
       questions.preset.note,
       questions.bad,
+      common,
       {example.id: digest_of(example) for example in questions.examples},
     )
     write_set(folder, record)
-  batcher = batching.make_batcher(config, policy, mi)
   key = build.place_key(config.eval.seed, policy)
   for strategy in make_strategies(
     policy, program, mi, config.eval.samples, config.eval.screen
   ):
-    made = fingerprint(config, strategy, questions.preset, mi, roles, batcher)
+    made = fingerprint(config, strategy, common, mi, roles, batcher)
     label = f"{questions.name} {strategy.name}"
     say = _announcer(label, len(questions.examples))
     # As `evaluate` draws: a strategy has a key of its own.

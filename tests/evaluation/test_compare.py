@@ -43,7 +43,7 @@ def write(workdir, name="set", **strategies):
     append_items(folder / f"{strategy}.jsonl", items)
   first = next(iter(strategies.values()))
   digests = {item.id: item.digest for item in first}
-  fig.write_set(folder, fig.SetRecord(name, "p", "", "", 0, digests))
+  fig.write_set(folder, fig.SetRecord(name, "p", "", "", 0, {}, digests))
 
 
 @pytest.fixture(params=range(3))
@@ -89,7 +89,7 @@ def test_several_samples_compare_by_mean_and_by_majority():
   rng = np.random.default_rng(0)
   groups = np.arange(30)
   ours, theirs = rng.random((30, 5)) < 0.7, rng.random((30, 3)) < 0.5
-  record = fig.SetRecord("set", "p", "", "", 0, {})
+  record = fig.SetRecord("set", "p", "", "", 0, {}, {})
   sides = [
     fig.Evaluated(record, {"sampled": tuple(make_items(x, groups))})
     for x in (ours, theirs)

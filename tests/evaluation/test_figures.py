@@ -55,7 +55,7 @@ def write(folder, **strategies):
     append_items(path, items)
   first = next(iter(strategies.values()))
   record = fig.SetRecord(
-    folder.name, "p", "", "", 2, {item.id: item.digest for item in first}
+    folder.name, "p", "", "", 2, {}, {item.id: item.digest for item in first}
   )
   fig.write_set(folder, record)
   return record
@@ -166,7 +166,7 @@ def test_only_the_records_questions_count(tmp_path):
   items = make_items(5)
   write(folder, sampled=items)
   fewer = {item.id: item.digest for item in items[:5]}
-  record = fig.SetRecord("set", "p", "", "", 0, fewer)
+  record = fig.SetRecord("set", "p", "", "", 0, {}, fewer)
   fig.write_set(folder, record)
   assert fig.read_set_files(folder).items["sampled"] == tuple(items[:5])
   fig.write_set(
@@ -175,8 +175,23 @@ def test_only_the_records_questions_count(tmp_path):
   assert fig.read_set_files(folder).items == {}
 
 
+def test_a_strategy_that_another_policy_drew_is_left_out(tmp_path):
+  """An earlier step was screened, too; this one was not."""
+  folder = tmp_path / "set"
+  items = make_items(5)
+  write(folder, sampled=items, screen=items)
+  digests = {item.id: item.digest for item in items}
+  record = fig.SetRecord("set", "p", "", "", 0, {"of": "sampled"}, digests)
+  fig.write_set(folder, record)
+  assert list(fig.read_set_files(folder).items) == ["sampled"]
+
+
 def test_a_set_that_was_not_evaluated_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match="was not evaluated"):
+    fig.read_set_files(tmp_path / "set")
+  (tmp_path / "set").mkdir()
+  (tmp_path / "set" / fig.SET_FILE).write_text('{"name": "set"}')
+  with pytest.raises(ValueError, match="evaluate the set again"):
     fig.read_set_files(tmp_path / "set")
 
 
