@@ -379,6 +379,8 @@ PARENT = """
 import os, signal, sys, time
 from mirl_jax.rewards.workers import Workers
 if __name__ == "__main__":
+  # A shell's background jobs are started with SIGINT ignored.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
   pool = Workers("faults:do", deadline_s=1000.0)
   print(os.getsid(pool.map([("whoami",)])[0].value), flush=True)
   print(pool.map([("noise",)])[0].value, flush=True)
@@ -416,9 +418,8 @@ def test_no_process_outlives_the_one_that_made_the_pool(
     if send is not None:
       assert until(lambda: len(processes(nursery)) == 3)
       parent.send_signal(send)
-    assert parent.stdout.read() == ""
-    errors = parent.stderr.read()
-    parent.wait(20)
+    said, errors = parent.communicate(timeout=120)
+  assert said == ""
   assert "noise\nmore noise\n" in errors
   assert until(lambda: not processes(nursery))
 
