@@ -9,10 +9,18 @@ that may end early (decoding).
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-_BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
+from mirl_jax.parallel.hlo_loops import trip_count
+from mirl_jax.parallel.hlo_text import (
+  Computation,
+  Instruction,
+  Module,
+  Shape,
+  called,
+  parse,
+)
+
 COLLECTIVES = (
   "all-reduce",
   "all-gather",
@@ -38,176 +46,6 @@ _FREE = {
   "opt-barrier",
   "iota",
 }
-_ORDERS = ("LT", "LE", "GT", "GE")
-_INSTRUCTION = re.compile(
-  r"^\s*(?P<root>ROOT )?%(?P<name>[\w.\-]+) = (?P<type>.*?) "
-  r"(?P<op>[a-z][\w\-]*)\((?P<rest>.*)$"
-)
-_COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%(?P<name>[\w.\-]+) \(.*\{$")
-_ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,]*)\](\{[^}]*\})?")
-
-
-@dataclass(frozen=True)
-class Shape:
-  """One array: its sizes, bytes, and whether it lies in HBM."""
-
-  dims: tuple[int, ...]
-  bytes: int
-  in_hbm: bool
-
-
-def _shapes(text: str) -> list[Shape]:
-  found = []
-  for kind, dims, layout in _ARRAY.findall(text):
-    bits = _BITS.get(kind) or int((re.findall(r"\d+", kind) or ["0"])[0])
-    sizes = tuple(int(n) for n in dims.split(",") if n)
-    size = math.prod(sizes) * bits // 8
-    # S(n) names a memory other than HBM: a TPU's on-chip one.
-    found.append(Shape(sizes, size, "S(" not in layout))
-  return found
-
-
-@dataclass
-class Instruction:
-  """One line of a computation."""
-
-  name: str
-  op: str
-  shapes: list[Shape]
-  operands: list[str]
-  text: str
-  root: bool
-
-  @property
-  def bytes(self) -> int:
-    return sum(shape.bytes for shape in self.shapes if shape.in_hbm)
-
-  def attribute(self, name: str) -> str | None:
-    """The word behind `name=`, without its percent sign."""
-    found = re.search(rf"\b{name}=%?([\w.\-]+)", self.text)
-    return found[1] if found else None
-
-
-Computation = dict[str, Instruction]
-
-
-@dataclass
-class Module:
-  """Computations by name, and which of them is run."""
-
-  computations: dict[str, Computation] = field(default_factory=dict)
-  entry: str = ""
-
-
-def _operands(rest: str) -> tuple[str, str]:
-  """What stands between an opcode's parentheses, and what follows."""
-  depth = 1
-  for at, letter in enumerate(rest):
-    depth += (letter == "(") - (letter == ")")
-    if depth == 0:
-      return rest[:at], rest[at + 1 :]
-  return rest, ""
-
-
-def parse(text: str) -> Module:
-  """Reads `compiled.as_text()`."""
-  module, current = Module(), None
-  for line in text.splitlines():
-    begins = _COMPUTATION.match(line)
-    if begins:
-      current = module.computations.setdefault(begins["name"], {})
-      if begins["entry"]:
-        module.entry = begins["name"]
-      continue
-    found = _INSTRUCTION.match(line)
-    if found is None or current is None:
-      continue
-    inside, after = _operands(found["rest"])
-    current[found["name"]] = Instruction(
-      found["name"],
-      found["op"],
-      _shapes(found["type"]),
-      re.findall(r"%([\w.\-]+)", inside),
-      f"{inside} {after}",
-      bool(found["root"]),
-    )
-  return module
-
-
-def _called(instruction: Instruction) -> Iterator[str]:
-  """Computations that run with an instruction, loops apart."""
-  for name in ("calls", "to_apply"):
-    found = instruction.attribute(name)
-    if found:
-      yield found
-  branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.text)
-  if branches:
-    yield from re.findall(r"%([\w.\-]+)", branches[1])
-
-
-def _constant(
-  inside: Computation, name: str, given: dict[str, int]
-) -> int | None:
-  """The whole number that an operand always is, None for anything else.
-
-  Args:
-    inside: the computation.
-    name: of the operand.
-    given: numbers that the computation's parameters always are.
-  """
-  found = inside[name]
-  if found.op in ("copy", "bitcast", "convert", "reshape"):
-    return _constant(inside, found.operands[0], given)
-  if found.op == "parameter":
-    return given.get(name)
-  value = re.match(r"(-?\d+)\s", found.text)
-  scalar = found.op == "constant" and found.shapes[0].dims == ()
-  return int(value[1]) if scalar and value else None
-
-
-def _bounds(module: Module, name: str, given: dict[str, int]) -> Iterator[int]:
-  """Numbers N of every `counter < N` in a condition, inside of what it calls
-  too."""
-  inside = module.computations.get(name, {})
-  for instruction in inside.values():
-    values = [
-      _constant(inside, x, given) if x in inside else None
-      for x in instruction.operands
-    ]
-    if instruction.op == "compare":
-      direction = re.search(r"direction=(\w\w)", instruction.text)
-      kind = direction[1] if direction else ""
-      counter, bound = values if kind in ("LT", "LE") else values[::-1]
-      if kind in _ORDERS and counter is None and bound is not None:
-        yield bound + kind.endswith("E")
-    for called in _called(instruction):
-      parameters = {
-        i.name: value
-        for i in module.computations.get(called, {}).values()
-        if i.op == "parameter"
-        for number in [int(i.text.split()[0])]
-        for value in values[number : number + 1]
-        if value is not None
-      }
-      yield from _bounds(module, called, parameters)
-
-
-def trip_count(module: Module, loop: Instruction) -> int:
-  """How often a loop's body runs at most.
-
-  The compiler's own number where it knows one; else the N of the condition's
-  `counter < N`, which counts from 0.
-
-  Raises:
-    ValueError: where the condition holds none.
-  """
-  known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text)
-  if known:
-    return int(known[1])
-  found = [*_bounds(module, loop.attribute("condition") or "", {})]
-  if not found:
-    raise ValueError(f"the loop {loop.name} has no constant bound")
-  return min(found)
 
 
 def _window(text: str) -> dict[str, list[tuple[int, ...]]]:
@@ -481,7 +319,7 @@ def cost(text: str, devices: int) -> Cost:
         kernels += kernel and known is None
       if not fused:
         moved += times * _traffic(instruction, inside, module)
-      for part in _called(instruction):
+      for part in called(instruction):
         visit(part, times, fused or instruction.op not in ("call",))
 
   visit(module.entry, 1, False)

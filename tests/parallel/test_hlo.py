@@ -69,6 +69,67 @@ def test_a_loop_that_may_end_early_is_counted_to_its_bound():
   assert found.flops == 50 * 2 * ROWS * WIDTH**2
 
 
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_counter_may_rise_by_more_than_one(step):
+  def decode(w, x):
+    def more(carry):
+      return (carry[0] < 50) & jnp.any(carry[1] < 1e9)
+
+    return jax.lax.while_loop(
+      more, lambda carry: (carry[0] + step, carry[1] @ w), (0, x)
+    )[1]
+
+  found = hlo.cost(text_of(decode, (WIDTH, WIDTH), (ROWS, WIDTH)), 1)
+  assert found.flops == -(-50 // step) * 2 * ROWS * WIDTH**2
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(
+  ("raised", "trips"),
+  [("add(%i, %two)", 4), ("add(%two, %i)", 4), ("multiply(%i, %two)", 8)],
+)
+def test_a_windowed_product_takes_several_windows_a_turn(fused, raised, trips):
+  """The loops that a partitioner makes of a product beside its gather have no
+  known count; where a counter's step is not plain, it counts as one."""
+  line = f"%next = u32[] {raised}"
+  piece = ""
+  if fused:
+    piece = (
+      "%raise (i: u32[], two: u32[]) -> u32[] {\n"
+      "  %i = u32[] parameter(0)\n  %two = u32[] parameter(1)\n"
+      f"  ROOT {line}\n}}\n\n"
+    )
+    line = "%next = u32[] fusion(%i, %two), kind=kLoop, calls=%raise"
+  text = module(
+    "%a = f32[8,8]{1,0} parameter(0)",
+    "%z = u32[] constant(0)",
+    "%n = (u32[], f32[8,8]{1,0}) tuple(%z, %a)",
+    "%l = (u32[], f32[8,8]{1,0}) while(%n), condition=%c, body=%b",
+    "ROOT %r = f32[8,8]{1,0} get-tuple-element(%l), index=1",
+  ).replace(
+    "ENTRY",
+    f"""{piece}%c (s: (u32[], f32[8,8])) -> pred[] {{
+  %s = (u32[], f32[8,8]{{1,0}}) parameter(0)
+  %i = u32[] get-tuple-element(%s), index=0
+  %n = u32[] constant(8)
+  ROOT %m = pred[] compare(%i, %n), direction=LT
+}}
+
+%b (s: (u32[], f32[8,8])) -> (u32[], f32[8,8]) {{
+  %s = (u32[], f32[8,8]{{1,0}}) parameter(0)
+  %i = u32[] get-tuple-element(%s), index=0
+  %x = f32[8,8]{{1,0}} get-tuple-element(%s), index=1
+  %two = u32[] constant(2)
+  %y = f32[8,8]{{1,0}} dot(%x, %x), lhs_contracting_dims={{1}}
+  {line}
+  ROOT %t = (u32[], f32[8,8]{{1,0}}) tuple(%next, %y)
+}}
+
+ENTRY""",
+  )
+  assert hlo.cost(text, 1).flops == trips * 2 * 8**3
+
+
 def test_other_numbers_of_a_condition_are_no_bounds():
   """Those that something but the counter is compared with, or that it is
   multiplied with."""
