@@ -75,7 +75,8 @@ def _decimals(error: float | None, size: float) -> int:
 def format_figure(
   value: float | None, error: float | None, share: bool, signed: bool = False
 ) -> str:
-  """A number with its standard error; shares in percent, "-" if unknown."""
+  """A number with its standard error, where there is one; shares in percent,
+  "-" if unknown."""
   if value is None or not math.isfinite(value):
     return "-" if value is None else str(value)
   scale = 100.0 if share else 1.0
@@ -83,7 +84,7 @@ def format_figure(
   error = None if error is None else error * scale
   digits = 1 if share else _decimals(error, abs(value))
   text = f"{value:{'+' if signed else ''},.{digits}f}"
-  if error is not None:
+  if error is not None and math.isfinite(error):
     text += f" ± {error:.{digits}f}"
   return text + (" %" if share else "")
 

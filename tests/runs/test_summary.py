@@ -75,3 +75,8 @@ def test_absent_and_secondary(tmp_path):
   assert summary.write_summary(tmp_path, {}, {}, {}, primary=False) is None
   with pytest.raises(FileNotFoundError, match="not finished"):
     summary.read_summary(tmp_path)
+
+
+def test_one_group_has_no_error():
+  assert summary.format_figure(0.75, math.nan, True) == "75.0 %"
+  assert summary.format_figure(0.75, 0.25, True) == "75.0 ± 25.0 %"
