@@ -215,7 +215,7 @@ def _dressed(rng: random.Random, text: str) -> str:
 
 
 def hostile_answers(
-  count: int = 1200, seed: int = 0, path: str = "/tmp/hostile"
+  count: int = 1200, seed: int = 0, path: str = "hostile.txt"
 ) -> list[str]:
   """So many hostile answers, of every kind about equally many.
 
