@@ -497,33 +497,3 @@ def test_unknown_names_are_errors(terms, match):
   levels, rewards = make_tree(0)
   with pytest.raises(ValueError, match=match):
     run(levels, rewards, *terms)
-
-
-def test_terms_from_config():
-  terms = credit.terms_from_config(
-    {
-      "see": {
-        "mi": {"weight": 0.5, "std": False},
-        "children_correct": {"weight": 0.25, "baseline": "batch"},
-        "format": {"weight": 0.0},
-      },
-      "think": {"correct": {}},
-    }
-  )
-  assert terms == [
-    Term("see", "mi", 0.5, std=False),
-    Term("see", "children:correct", 0.25, "batch"),
-    Term("think", "correct"),
-  ]
-
-
-@pytest.mark.parametrize(
-  ("values", "match"),
-  [
-    ({"wieght": 1.0}, "credit.see.mi.wieght.*weight"),
-    ({"baseline": "sibling"}, "credit.see.mi.baseline='sibling'.*siblings"),
-  ],
-)
-def test_terms_from_config_names_the_nearest(values, match):
-  with pytest.raises(ValueError, match=match):
-    credit.terms_from_config({"see": {"mi": values}})
