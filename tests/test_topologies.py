@@ -15,11 +15,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
 from mirl_jax import aot
 from mirl_jax.parallel import topology
+from mirl_jax.parallel.mesh import AXES, make_mesh
 from mirl_jax.programs import DeviceProgram
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +51,19 @@ def compiled(topology, *flags):
     check=False,
   )
   return done.returncode, done.stdout, done.stderr
+
+
+def test_an_axis_may_take_a_part_of_a_dimension_of_the_torus():
+  """Here tensor:4 is a line of half of one dimension of 8x8x8."""
+  pytest.importorskip("libtpu")
+  devices = topology.devices("v5p:8x8x8")
+  mesh = make_mesh("data:2,fsdp:64,tensor:4", devices)
+  assert mesh.axis_names == AXES
+  assert mesh.devices.shape == (2, 64, 4)
+  assert {d.id for d in mesh.devices.flat} == {d.id for d in devices}
+  for row in mesh.devices.reshape(-1, 4):
+    at = np.array([d.coords for d in row])
+    assert np.abs(np.diff(at, axis=0)).sum() == 3
 
 
 @pytest.mark.parametrize(

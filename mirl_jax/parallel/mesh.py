@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -56,15 +57,21 @@ def parse_mesh(text: str, devices: int) -> dict[str, int]:
 
 
 def make_mesh(text: str = "data:-1", devices: Any = None) -> Mesh:
-  """The mesh of a run; its axes are Auto-typed, as Linen needs."""
+  """The mesh of a run; its axes are Auto-typed, as Linen needs.
+
+  An axis may take a part of a dimension of the slice's torus, such as tensor:4
+  of 8x8x8; it does only where no whole dimensions would do.
+  """
   devices = jax.devices() if devices is None else devices
   sizes = parse_mesh(text, len(devices))
-  return jax.make_mesh(
-    tuple(sizes.values()),
-    tuple(sizes),
-    axis_types=(AxisType.Auto,) * len(AXES),
-    devices=devices,
-  )
+  shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
+  try:
+    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+  except NotImplementedError:  # it cuts dimensions of v5e only
+    placed = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+    return Mesh(placed, AXES, axis_types=types)
 
 
 def spec(
