@@ -53,17 +53,20 @@ def compiled(topology, *flags):
   return done.returncode, done.stdout, done.stderr
 
 
-def test_an_axis_may_take_a_part_of_a_dimension_of_the_torus():
-  """Here tensor:4 is a line of half of one dimension of 8x8x8."""
+@pytest.mark.parametrize(
+  ("name", "sizes"),
+  [("v5p:8x8x8", (2, 64, 4)), ("v5p:16x20x28", (35, 64, 4))],
+)
+def test_an_axis_may_take_a_part_of_a_dimension_of_the_torus(name, sizes):
+  """Here tensor:4 is a line in one dimension."""
   pytest.importorskip("libtpu")
-  devices = topology.devices("v5p:8x8x8")
-  mesh = make_mesh("data:2,fsdp:64,tensor:4", devices)
+  devices = topology.devices(name)
+  mesh = make_mesh("data:{},fsdp:{},tensor:{}".format(*sizes), devices)
   assert mesh.axis_names == AXES
-  assert mesh.devices.shape == (2, 64, 4)
+  assert mesh.devices.shape == sizes
   assert {d.id for d in mesh.devices.flat} == {d.id for d in devices}
-  for row in mesh.devices.reshape(-1, 4):
-    at = np.array([d.coords for d in row])
-    assert np.abs(np.diff(at, axis=0)).sum() == 3
+  at = np.array([d.coords for d in mesh.devices.flat]).reshape(*sizes, 3)
+  assert (np.abs(np.diff(at, axis=2)).sum(-1) == 1).all()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
-from jax.experimental import mesh_utils
+import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -67,11 +67,33 @@ def make_mesh(text: str = "data:-1", devices: Any = None) -> Mesh:
   shape, types = tuple(sizes.values()), (AxisType.Auto,) * len(AXES)
   try:
     return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
-  except NotImplementedError:  # it cuts dimensions of v5e only
-    placed = mesh_utils.create_device_mesh(
-      shape, devices, allow_split_physical_axes=True
-    )
-    return Mesh(placed, AXES, axis_types=types)
+  except NotImplementedError:
+    # Only of v5e does it cut dimensions, and what jax.experimental offers for
+    # others loses the factors of 28.
+    return Mesh(_cut_torus(shape, devices), AXES, axis_types=types)
+
+
+def _cut_torus(shape: tuple[int, ...], devices: Any) -> np.ndarray:
+  """Devices of a slice on mesh axes that take factors of its dimensions.
+
+  The last axis, which talks most, takes its factors first, and neighbours.
+  """
+  at = np.array([(*d.coords, d.core_on_chip) for d in devices])
+  torus = np.empty(at.max(0) + 1, object)
+  torus[tuple(at.T)] = devices
+  left, taken = list(torus.shape), []
+  for size in reversed(shape):
+    own = []
+    for number, dimension in enumerate(left):
+      own.append(math.gcd(dimension, size))
+      left[number] //= own[-1]
+      size //= own[-1]
+    taken.append(own)
+  # Every dimension as its factors, the last axis's the inner ones.
+  axes, rank = len(shape), len(left)
+  factors = np.array(taken[::-1]).T.ravel()
+  order = np.arange(rank * axes).reshape(rank, axes).T.ravel()
+  return torus.reshape(factors).transpose(order).reshape(shape)
 
 
 def spec(
