@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
@@ -13,15 +15,20 @@ from ml_collections import ConfigDict
 
 from mirl_jax.build import Policy, make_mi, make_program, make_source
 from mirl_jax.data import buckets
-from mirl_jax.data.example import Example
+from mirl_jax.data.share import Rows, Share
 from mirl_jax.information.estimators import MI
 from mirl_jax.parallel.mesh import DATA_AXES, batch_sharding
-from mirl_jax.parallel.processes import agreed, own_rows, put_rows
+from mirl_jax.parallel.processes import agreed, gathered, own_rows, put_rows
 from mirl_jax.policy.inputs import Prompts
+from mirl_jax.policy.processing import Pictures
 from mirl_jax.policy.prompts import Encoded, bucket
 from mirl_jax.rollout.program import sampled_slots
 
 Encoder = Callable[[int], Encoded]
+# Threads that decode; PIL and numpy let each other run.
+_DECODERS = min(16, os.cpu_count() or 1)
+# Views that show a question with the pictures of others in its batch.
+_OTHERS = ("other", "other_same_question")
 
 
 @dataclass(frozen=True)
@@ -43,18 +50,19 @@ class Batcher:
   seed: int
 
   def batch(
-    self, examples: Sequence[Example], views: bool = True
+    self, examples: Rows, views: bool = True
   ) -> tuple[Prompts, Prompts | None]:
     """The questions [B, …], and what stands in for their images [M, B, …].
 
-    Every picture is decoded once, on the processes that need it. Both are on
-    the mesh; the second is None without MI, or where `views` are not wanted.
+    Every picture is decoded once, on the processes that need it, by threads.
+    Both are on the mesh; the second is None without MI, or where `views` are
+    not wanted.
     """
     (whole,) = self._parts(examples, 1, views)
     return whole
 
   def parts(
-    self, examples: Sequence[Example], count: int
+    self, examples: Rows, count: int
   ) -> list[tuple[Prompts, Prompts | None]]:
     """As `batch`, in equal parts of the questions and of one size.
 
@@ -62,19 +70,38 @@ class Batcher:
     """
     return self._parts(examples, count, True)
 
+  def needs(self, size: int, count: int) -> list[int]:
+    """The questions of a batch that this process needs for `parts`, growing:
+    its own, and those whose pictures stand in for theirs."""
+    mine, mi = self._mine(size, count), self.mi
+    others = range(mi.views) if mi and mi.view in _OTHERS else ()
+    return sorted({*mine, *(_other(i, m, size) for i in mine for m in others)})
+
+  def share(self, size: int, count: int) -> Share | None:
+    """What this process reads of every batch; None where there is one."""
+    if jax.process_count() == 1:
+      return None
+    return Share(tuple(self.needs(size, count)), gathered)
+
+  def _mine(self, size: int, count: int) -> list[int]:
+    """The own questions of a batch that is made in parts, part by part."""
+    part = size // count
+    rows = own_rows(self.policy.mesh, part)
+    return [at * part + i for at in range(count) for i in rows]
+
   def _parts(
-    self, examples: Sequence[Example], count: int, views: bool
+    self, examples: Rows, count: int, views: bool
   ) -> list[tuple[Prompts, Prompts | None]]:
     mesh, size = self.policy.mesh, len(examples) // count
-    clean, stand_ins = self._encoders(examples)
-    if not views:
-      stand_ins = []
-    rows = own_rows(mesh, size)
-    mine = [
-      range(at, at + size)[i]
-      for at in range(0, len(examples), size)
-      for i in rows
-    ]
+    mine = self._mine(len(examples), count)
+    mi = self.mi if views else None
+    needed = self.needs(len(examples), count) if views else mine
+    with ThreadPoolExecutor(_DECODERS) as pool:
+      decoded = pool.map(
+        lambda i: self.policy.processor.pictures(examples[i]), needed
+      )
+      pictures = dict(zip(needed, decoded, strict=True))
+    clean, stand_ins = self._encoders(examples, pictures, mi)
     prompts = [clean(i) for i in mine]
     others = [[stand_in(i) for i in mine] for stand_in in stand_ins]
     fits, others_fit = self._sizes(prompts, [e for x in others for e in x])
@@ -86,8 +113,10 @@ class Batcher:
       patches = made.patches.astype(self.policy.dtype)
       return dataclasses.replace(made, patches=patches)
 
+    own_size = len(mine) // count
+
     def part(at: int) -> tuple[Prompts, Prompts | None]:
-      some = slice(at, at + len(rows))
+      some = slice(at, at + own_size)
       own = put_rows(collate(prompts[some], *fits), batch_sharding(mesh), size)
       if not others:
         return own, None
@@ -96,7 +125,7 @@ class Batcher:
       )
       return own, put_rows(stacked, spread, size)
 
-    return [part(at) for at in range(0, len(mine), len(rows))]
+    return [part(at) for at in range(0, len(mine), own_size)]
 
   def _sizes(self, *groups: Sequence[Encoded]) -> list[tuple[int, int]]:
     """Tokens and patch slots that hold a group's prompts on all processes."""
@@ -117,19 +146,19 @@ class Batcher:
     ]
 
   def _encoders(
-    self, examples: Sequence[Example]
+    self, examples: Rows, pictures: Mapping[int, Pictures], mi: MI | None
   ) -> tuple[Encoder, list[Encoder]]:
-    """How question i is shown, and what stands in for it in each of M views."""
-    processor, mi = self.policy.processor, self.mi
-    pictures = functools.cache(lambda i: processor.pictures(examples[i]))
+    """How question i is shown, and what stands in for it in each of M views.
+
+    On the calling thread alone: the tokenizer is for one at a time.
+    """
+    processor = self.policy.processor
     clean = functools.cache(
-      lambda i: processor.encode(examples[i], pictures=pictures(i))
+      lambda i: processor.encode(examples[i], pictures=pictures[i])
     )
     if mi is None:
       return clean, []
-    if mi.view in ("other", "other_same_question") and (
-      len(examples) <= mi.views
-    ):
+    if mi.view in _OTHERS and len(examples) <= mi.views:
       raise ValueError(
         f"mi.views={mi.views} other items need a batch of more than that, got"
         f" {len(examples)}; raise train.questions"
@@ -137,14 +166,19 @@ class Batcher:
     view = f"masked:{mi.mask_rate}" if mi.view == "masked" else mi.view
 
     def stand_in(m: int, i: int) -> Encoded:
-      other = (i + m + 1) % len(examples)
+      other = _other(i, m, len(examples))
       if view == "other":
         return clean(other)
       if view == "other_same_question":
-        return processor.encode(examples[i], pictures=pictures(other))
-      return processor.encode(examples[i], view, self.seed + m, pictures(i))
+        return processor.encode(examples[i], pictures=pictures[other])
+      return processor.encode(examples[i], view, self.seed + m, pictures[i])
 
     return clean, [functools.partial(stand_in, m) for m in range(mi.views)]
+
+
+def _other(i: int, m: int, size: int) -> int:
+  """The question of a batch that stands in for question i in view m."""
+  return (i + m + 1) % size
 
 
 def settled(

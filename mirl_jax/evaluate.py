@@ -19,9 +19,15 @@ from mirl_jax import statistics
 from mirl_jax.batching import Batcher
 from mirl_jax.build import Policy, make_stops
 from mirl_jax.data.example import Example
+from mirl_jax.data.share import Rows
 from mirl_jax.information.estimators import MI
-from mirl_jax.parallel.mesh import data_shards
-from mirl_jax.parallel.processes import on_host
+from mirl_jax.parallel.mesh import batch_sharding, data_shards
+from mirl_jax.parallel.processes import (
+  on_host,
+  own_part,
+  own_rows,
+  put_rows,
+)
 from mirl_jax.rewards.assess import Assessed, assess
 from mirl_jax.rewards.verify import normalise
 from mirl_jax.rollout.engine import Rollout
@@ -120,14 +126,16 @@ class Outcome:
   finished: np.ndarray
 
 
-def host_oracle(examples: Sequence[Example], policy: Policy) -> Any:
-  """Scores nodes of the last level by whether their description is exact."""
+def host_oracle(examples: Rows, policy: Policy) -> Any:
+  """Scores nodes of the last level by whether their description is exact; each
+  process reads those of its own questions."""
+  mesh, size = policy.mesh, len(examples)
 
-  def score(levels: Any) -> np.ndarray:
-    levels = on_host(levels)
-    exact = assess(examples, levels, policy.processor.decode)[-1]
-    values = exact.rewards["exact"]
-    return values.reshape(values.shape[0], -1)
+  def score(levels: Any) -> jax.Array:
+    own = [examples[i] for i in own_rows(mesh, size)]
+    exact = assess(own, own_part(levels), policy.processor.decode)[-1]
+    values = exact.rewards["exact"].reshape(len(own), -1)
+    return put_rows(values, batch_sharding(mesh), size)
 
   return score
 

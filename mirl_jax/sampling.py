@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from mirl_jax import batching, build
 from mirl_jax.accounting import Slots
-from mirl_jax.data.example import Example
+from mirl_jax.data.share import Rows
 from mirl_jax.evaluate import host_oracle
 from mirl_jax.parallel.mesh import batch_sharding
 from mirl_jax.parallel.processes import on_host, own_rows
@@ -33,7 +33,7 @@ from mirl_jax.rollout.tree import Tree
 class Part:
   """Some of a batch's questions, on their way through the device."""
 
-  examples: Sequence[Example]
+  examples: Rows
   prompts: Prompts
   views: Prompts | None
   tree: Tree
@@ -71,7 +71,7 @@ def launch(
   rollout: Rollout,
   roles: dict[str, Any],
   batcher: batching.Batcher,
-  examples: Sequence[Example],
+  examples: Rows,
   key: jax.Array,
   parts: int,
 ) -> list[Part]:
@@ -81,7 +81,7 @@ def launch(
     rollout: the program.
     roles: parameters by role.
     batcher: makes the prompts.
-    examples: B questions.
+    examples: B questions, the own ones at least.
     key: of this step.
     parts: how many; each of B / parts questions.
   """

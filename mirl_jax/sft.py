@@ -22,6 +22,7 @@ from mirl_jax import batching, build
 from mirl_jax.checks import check_same_run
 from mirl_jax.data.folder import demonstrated
 from mirl_jax.data.pipeline import batches
+from mirl_jax.data.share import OwnRows
 from mirl_jax.data.source import Mapped
 from mirl_jax.export import check_export, write_model
 from mirl_jax.learning.optimizer import make_optimizer
@@ -94,13 +95,13 @@ def _batches(
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
   """Demonstrations of step `first` and later, a function of seed and step,
   each with the position in the data after it."""
-  c = config.sft
+  c, primary = config.sft, jax.process_index() == 0
   source = Mapped(build.make_source(config, "train", policy), demonstrated)
   data = batches(
     Mapped(source, response_fitting(policy.processor, c.response_length)),
     c.batch,
     seed=config.data.seed,
-    quarantine=Path(workdir) / "quarantine.jsonl",
+    quarantine=Path(workdir) / "quarantine.jsonl" if primary else None,
     max_bad_share=config.data.max_bad_share,
   )
   window = policy.config.vision.window_patches
@@ -110,6 +111,7 @@ def _batches(
   with contextlib.closing(data):
     for step in range(first, c.steps):
       examples = next(data)
+      assert not isinstance(examples, OwnRows)  # every process reads all
       sizes = [policy.processor.measure(example) for example in examples]
       made = demonstrations(
         examples,

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ml_collections import ConfigDict
 from mirl_jax import accounting, batching, build, diagnostics
 from mirl_jax.checks import check_batch, check_best, check_same_run
 from mirl_jax.data.pipeline import batches
+from mirl_jax.data.share import Rows, ids
 from mirl_jax.evaluate import FIRST, Stopped, evaluate, make_strategies
 from mirl_jax.learning import credit
 from mirl_jax.learning.optimizer import make_optimizer
@@ -48,8 +50,16 @@ from mirl_jax.runs.report import write_report
 from mirl_jax.runs.signals import StopSignals
 from mirl_jax.runs.summary import table, write_summary
 from mirl_jax.runs.watchdog import Watchdog
-from mirl_jax.sampling import collect, launch
+from mirl_jax.sampling import Part, collect, launch
 from mirl_jax.start import abstract, place_state, start_params
+
+
+@dataclass(frozen=True)
+class Drawn:
+  """A step's questions, and the position in the data after them."""
+
+  examples: Rows
+  position: dict[str, Any]
 
 
 def train(
@@ -141,6 +151,7 @@ def _train(
     seed=config.data.seed,
     quarantine=Path(workdir) / "quarantine.jsonl" if primary else None,
     max_bad_share=config.data.max_bad_share,
+    share=batcher.share(config.train.questions, config.train.sample_parts),
   )
   held_out = build.held_out(
     config,
@@ -213,22 +224,20 @@ def _train(
       own = {n: x for n, x in found.items() if not n.startswith(FIRST)}
       return own, value
 
-    def start_batch() -> tuple[Any, ...]:
-      """Steps 1-5 of the next step, started with the policy as it is now.
+    def draw() -> Drawn:
+      """The questions of the next step."""
+      return Drawn(next(data), data.get_state())
 
-      Returns the questions, their parts, and the data's position after them.
-      """
-      examples = next(data)
-      step_key = jax.random.fold_in(key, step)
-      parts = launch(
+    def start_batch(drawn: Drawn) -> list[Part]:
+      """Steps 1-5 of the next step, started with the policy as it is now."""
+      return launch(
         rollout,
         roles(state, frozen),
         batcher,
-        examples,
-        step_key,
+        drawn.examples,
+        jax.random.fold_in(key, step),
         config.train.sample_parts,
       )
-      return examples, parts, data.get_state()
 
     def say(name: str, sentence: str | None) -> None:
       """Says a warning, once in a run."""
@@ -287,14 +296,14 @@ def _train(
         finish(meta["owed"])
 
       told_to_stop()
-      following = start_batch() if step < steps else None
+      drawn = draw() if step < steps else None
+      parts = start_batch(drawn) if drawn else []
       while step < steps and not stop_signal:
         tick = time.monotonic()
         trace(step + 1)
-        assert following is not None
-        examples, parts, meta["data"] = following
-        following = None
-        questions = [example.id for example in examples]
+        assert drawn is not None
+        examples, meta["data"] = drawn.examples, drawn.position
+        questions = ids(examples)
 
         # 1-5. prefill, describe, score, keep, fork: one device program, which
         # runs already. 6. Reward: texts and verdicts, part by part.
@@ -310,6 +319,7 @@ def _train(
         earned = on_host(rewards)
         # Several processes ask each other here, where the devices are idle.
         told_to_stop()
+        drawn = draw() if step + 1 < steps else None
 
         # 7-8. Credit and update: one device program. The next batch is put
         # behind it before its metrics are waited for, so that the device goes
@@ -319,7 +329,7 @@ def _train(
         state, metrics, advantages = update(state, tree, rewards, frozen)
         del tree  # freed when the update is done
         step += 1
-        following = start_batch() if step < steps else None
+        parts = start_batch(drawn) if drawn else []
         row = {name: float(value) for name, value in metrics.items()}
         now = time.monotonic()
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import threading
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from mirl_jax import batching, build
 from mirl_jax import testing_runs as runs
 from mirl_jax.data import buckets
 from mirl_jax.data.folder import fitting
+from mirl_jax.data.share import OwnRows
 from mirl_jax.data.source import BadRow, Mapped
 from mirl_jax.information.estimators import MI
 from mirl_jax.policy import images
@@ -29,6 +31,10 @@ def policy():
 def examples():
   source = build.make_source(runs.small_config(), "train")
   return list(build.first_examples(source, 3))
+
+
+def same(tree, other):
+  jax.tree.map(np.testing.assert_array_equal, tree, other)
 
 
 def batcher(policy, mi=None, seed=0):
@@ -121,7 +127,8 @@ def test_every_picture_is_decoded_once(policy, examples, view, monkeypatch):
     images, "decode", lambda image: decoded.append(image) or decode(image)
   )
   prompts, stacked = batcher(policy, mi, seed=7).batch(two)
-  assert [id(x) for x in decoded] == [id(x) for e in two for x in e.images]
+  asked = [id(x) for e in two for x in e.images]
+  assert sorted(map(id, decoded)) == sorted(asked)
   sizes = stacked.tokens.shape[-1], stacked.patches.shape[-2]
   for m in range(count):
     want = processor.collate(rows[m], *sizes)
@@ -264,3 +271,50 @@ def test_a_row_longer_than_all_measured_is_taken_or_named(
   assert batch.tokens.shape[1] == chosen.data.prompt_buckets[-1]
   with pytest.raises(BadRow, match=r"prompt tokens.*data\.prompt_buckets"):
     rows[2]
+
+
+def test_pictures_are_decoded_side_by_side(policy, examples, monkeypatch):
+  """Two at a time here: one alone would wait for the other for ever."""
+  monkeypatch.setattr(batching, "_DECODERS", 2)
+  meet, decode = threading.Barrier(2, timeout=30), images.decode
+
+  def slow(image):
+    meet.wait()
+    return decode(image)
+
+  plain = jax.device_get(batcher(policy).batch(examples[:2])[0])
+  monkeypatch.setattr(images, "decode", slow)
+  made = jax.device_get(batcher(policy).batch(examples[:2])[0])
+  same(made, plain)
+
+
+def test_a_picture_that_fails_names_its_question(policy, examples):
+  bad = dataclasses.replace(examples[1], images=(b"no picture",))
+  with pytest.raises(ValueError, match=bad.id):
+    batcher(policy).batch([examples[0], bad, examples[2]])
+
+
+@pytest.mark.parametrize("view", ["blank", "other", "other_same_question"])
+def test_a_process_makes_its_part_from_what_it_needs(
+  policy, examples, view, monkeypatch
+):
+  """The second of two processes, of which each has half of each part."""
+  six = [examples[i % 3] for i in range(6)]
+  six = [dataclasses.replace(e, id=str(i)) for i, e in enumerate(six)]
+  made = batcher(policy, MI(view=view, views=2 if "other" in view else 1))
+  whole = jax.device_get(made.batch(six))
+  monkeypatch.setattr(batching, "own_rows", lambda mesh, size: [size - 1])
+  monkeypatch.setattr(batching, "put_rows", lambda tree, sharding, size: tree)
+  needs = made.needs(6, 2)
+  assert needs == ([2, 5] if view == "blank" else [0, 1, 2, 3, 4, 5])
+  own = made.parts(OwnRows({i: six[i] for i in needs}, 6), 2)
+  prompts, stand_ins = (
+    jax.tree.map(lambda *x, a=axis: np.concatenate(x, a), *parts)
+    for axis, parts in enumerate(zip(*own, strict=True))
+  )
+  same(prompts, jax.tree.map(lambda x: x[[2, 5]], whole[0]))
+  same(stand_ins, jax.tree.map(lambda x: x[:, [2, 5]], whole[1]))
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  share = made.share(6, 2)
+  assert share is not None
+  assert list(share.rows) == needs

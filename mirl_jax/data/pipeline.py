@@ -1,9 +1,10 @@
 """Batches of examples: order, exact position, bad rows.
 
 The order is a function of (seed, source length) alone; grain shuffles each
-epoch anew. Every process of a run reads all rows, so that the position, and
-what replaces a bad row, are the same for any number of them; pictures stay
-encoded until a process needs its own. Rows are read ahead by threads.
+epoch anew, and its threads read ahead. A bad row's place in the batch goes to
+another row, drawn by (seed, batch). So several processes can each read their
+own rows of a batch, and position and replacements are the same for any number
+of them; they tell each other which rows are bad.
 """
 
 import contextlib
@@ -11,13 +12,15 @@ import copy
 import hashlib
 import json
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import grain
+import numpy as np
 
 from mirl_jax.data.example import Example
+from mirl_jax.data.share import OwnRows, Rows, Share
 from mirl_jax.data.source import BadRow, Source, TooManyBadRows
 
 # A share of bad draws is judged as if at least so many had been drawn.
@@ -88,71 +91,148 @@ def _fingerprint(source: Source) -> str:
   return hashlib.sha256(f"{name} {len(source)}".encode()).hexdigest()[:16]
 
 
-class Batches(Iterator[list[Example]]):
+class _Reads:
+  """The rows that a process reads: its own of each batch, from one batch on."""
+
+  def __init__(
+    self,
+    source: _Caught,
+    order: grain.MapDataset,
+    size: int,
+    rows: Sequence[int],
+    first: int,
+  ):
+    self._source, self._order, self._rows = source, order, rows
+    self._size, self._first = size, first
+
+  def __len__(self) -> int:
+    whole, rest = divmod(len(self._order), self._size)
+    last = sum(row < rest for row in self._rows)
+    return max(0, (whole - self._first) * len(self._rows) + last)
+
+  def __getitem__(self, index: SupportsIndex) -> Example | BadRow:
+    turn, at = divmod(operator.index(index), len(self._rows))
+    draw = (self._first + turn) * self._size + self._rows[at]
+    return self._source[int(self._order[draw])]
+
+
+class Batches(Iterator[Rows]):
   """An iterator of batches with an exact, JSON-able position.
 
   Made by `batches`. Not for use by several threads at once.
 
   Attributes:
-    draws: rows drawn so far, bad ones included.
+    draws: rows drawn so far by all processes, bad ones included.
     bad: of these, bad ones.
   """
 
   def __init__(
     self,
-    draws: grain.DatasetIterator,
+    source: Source,
+    order: grain.MapDataset,
     size: int,
-    round_length: int,
     max_bad_share: float,
     quarantine: Quarantine,
     identity: dict[str, Any],
+    share: Share | None,
+    readers: int,
   ):
-    self._draws = draws
+    self._source = _Caught(source)
+    self._order = order
     self._size = size
-    self._round_length = round_length
     self._max_bad_share = max_bad_share
     self._quarantine = quarantine
     self._identity = identity
+    self._share = share
+    self._rows = range(size) if share is None else share.rows
+    self._options = grain.ReadOptions(
+      num_threads=readers,
+      prefetch_buffer_size=max(2 * len(self._rows), readers),
+    )
     self._step = 0
     self.draws = 0
     self.bad = 0
+    self._reader = self._open()
     self._state = self._here()
+
+  def _open(self) -> grain.DatasetIterator:
+    """Reads what this process needs from the next batch on."""
+    reads = _Reads(
+      self._source, self._order, self._size, self._rows, self._step
+    )
+    return iter(grain.MapDataset.source(reads).to_iter_dataset(self._options))
 
   def __iter__(self) -> "Batches":
     return self
 
-  def __next__(self) -> list[Example]:
-    batch: list[Example] = []
-    bad_in_a_row = 0
-    while len(batch) < self._size:
-      try:
-        row = next(self._draws)
-      except StopIteration:
-        self._judge(self.draws)
-        break
-      self.draws += 1
-      if isinstance(row, Example):
-        batch.append(row)
-        bad_in_a_row = 0
-        continue
-      self.bad += 1
-      bad_in_a_row += 1
-      self._quarantine.add(row)
-      self._judge(max(self.draws, _MIN_DRAWS))
-      if bad_in_a_row >= self._round_length:
-        raise TooManyBadRows(
-          f"all of {bad_in_a_row} rows drawn in a row are bad, the last: {row}"
-        )
-    if not batch:
+  def __next__(self) -> Rows:
+    begin = self._step * self._size
+    size = min(self._size, len(self._order) - begin)
+    if size <= 0:
+      self._judge(self.draws)
       raise StopIteration
+    own = [row for row in self._rows if row < size]
+    read = {row: next(self._reader) for row in own}
+    waiting = list(range(size))
+    taken = {int(self._order[begin + row]) for row in waiting}
+    found: dict[int, Example] = {}
+    rng = np.random.default_rng([self._identity["seed"], self._step])
+    while True:
+      found |= {n: row for n, row in read.items() if isinstance(row, Example)}
+      bad = self._everyones(
+        {n: row for n, row in read.items() if isinstance(row, BadRow)}
+      )
+      self.draws += len(waiting)
+      self.bad += len(bad)
+      for row in bad.values():
+        self._quarantine.add(row)
+      self._judge(max(self.draws, _MIN_DRAWS))
+      if not bad:
+        break
+      if len(bad) == size and len(taken) == len(self._source):
+        last = list(bad.values())[-1]
+        raise TooManyBadRows(
+          f"all of {len(taken)} rows are bad, such as {last}"
+        )
+      waiting = sorted(bad)
+      spares = self._others(taken, len(waiting), rng)
+      read = {
+        n: self._source[spare]
+        for n, spare in zip(waiting, spares, strict=True)
+        if n in self._rows
+      }
     self._step += 1
     self._state = self._here()
-    return batch
+    if self._share is not None:
+      return OwnRows(found, size)
+    return [found[row] for row in range(size)]
+
+  def _everyones(self, bad: dict[int, BadRow]) -> dict[int, BadRow]:
+    """The bad rows of all processes, by their place in the batch."""
+    if self._share is None:
+      return bad
+    mine = json.dumps({n: [row.row, row.reason] for n, row in bad.items()})
+    said = [json.loads(x) for x in self._share.gather(mine.encode())]
+    union = {int(n): BadRow(*row) for rows in said for n, row in rows.items()}
+    return {n: union[n] for n in sorted(union)}
+
+  def _others(
+    self, taken: set[int], count: int, rng: np.random.Generator
+  ) -> list[int]:
+    """Rows that the batch has not drawn, added to `taken`; any row, where it
+    has drawn all."""
+    rows, total = [], len(self._source)
+    for _ in range(count):
+      row = int(rng.integers(total))
+      while len(taken) < total and row in taken:
+        row = int(rng.integers(total))
+      taken.add(row)
+      rows.append(row)
+    return rows
 
   def _here(self) -> dict[str, Any]:
     return {
       "identity": dict(self._identity),
-      "reader": self._draws.get_state(),
       "step": self._step,
       "draws": self.draws,
       "bad": self.bad,
@@ -188,15 +268,16 @@ class Batches(Iterator[list[Example]]):
         raise ValueError(
           f"data position was saved with {key}={saved!r}, now {key}={mine!r}"
         )
-    self._draws.set_state(state["reader"])
+    self._reader.close()
     self._step = state["step"]
+    self._reader = self._open()
     self.draws = state["draws"]
     self.bad = state["bad"]
     self._state = self._here()
 
   def close(self) -> None:
     """Ends the reading threads."""
-    self._draws.close()
+    self._reader.close()
 
 
 def batches(
@@ -209,11 +290,12 @@ def batches(
   quarantine: str | Path | None = None,
   max_bad_share: float = 0.1,
   readers: int = 2,
+  share: Share | None = None,
 ) -> Batches:
   """Batches of a source, in an order that depends on the seed alone.
 
-  A bad row is written to quarantine and replaced by the next draw. With finite
-  epochs the last batch may be short.
+  A bad row is written to quarantine and replaced by another one that the batch
+  does not have. With finite epochs the last batch may be short.
 
   Args:
     source: examples by number.
@@ -224,10 +306,13 @@ def batches(
     quarantine: file for bad rows; None: no file, as on all processes but one.
     max_bad_share: of the rows drawn so far (counted as at least 100).
     readers: threads that read ahead, by up to two batches.
+    share: the rows that this process reads, where there are several; batches
+      are then `OwnRows`, and all processes take theirs together.
 
   Returns:
     An iterator with `get_state` and `set_state`. Reading it raises
-    TooManyBadRows, and whatever but BadRow the source raises.
+    TooManyBadRows, on all processes alike, and whatever but BadRow the source
+    raises.
 
   Raises:
     ValueError: for an empty source or a number out of range.
@@ -244,24 +329,21 @@ def batches(
     raise ValueError(f"max_bad_share={max_bad_share}: give a share in 0..1")
   if readers < 1:
     raise ValueError(f"readers={readers}: give at least 1")
-  rows = grain.MapDataset.source(_Caught(source)).seed(seed)
+  order = grain.MapDataset.range(len(source)).seed(seed)
   if shuffle:
-    rows = rows.shuffle()
-  rows = rows.repeat(epochs)
-  options = grain.ReadOptions(
-    num_threads=readers, prefetch_buffer_size=max(2 * batch_size, readers)
-  )
-  path = None if quarantine is None else Path(quarantine)
+    order = order.shuffle()
   return Batches(
-    iter(rows.to_iter_dataset(options)),
-    size=batch_size,
-    round_length=len(source),
-    max_bad_share=max_bad_share,
-    quarantine=Quarantine(path),
+    source,
+    order.repeat(epochs),
+    batch_size,
+    max_bad_share,
+    Quarantine(None if quarantine is None else Path(quarantine)),
     identity={
       "source": _fingerprint(source),
       "seed": seed,
       "shuffle": shuffle,
       "batch_size": batch_size,
     },
+    share=share,
+    readers=readers,
   )

@@ -1,8 +1,8 @@
 """Several processes that run one program on all of their devices.
 
-Every process reads the same rows of data, so that the position in the data, and
-what is drawn in place of a bad row, depend on no number of processes. Pictures
-are prepared, and answers judged, only for a process's own questions.
+Of a batch of training, a process reads, prepares and judges the questions that
+lie on its devices; which rows a batch has does not depend on the number of
+processes.
 """
 
 import functools
@@ -137,3 +137,18 @@ def agreed(values: Any) -> np.ndarray:
   if jax.process_count() == 1:
     return own
   return multihost_utils.process_allgather(own).max(axis=0)
+
+
+def gathered(data: bytes) -> list[bytes]:
+  """What the processes call this with, in their order."""
+  if jax.process_count() == 1:
+    return [data]
+  size = int(agreed(len(data)))
+  own = np.zeros(4 + size, np.uint8)
+  own[:4] = np.frombuffer(np.uint32(len(data)).tobytes(), np.uint8)
+  own[4 : 4 + len(data)] = np.frombuffer(data, np.uint8)
+  rows = multihost_utils.process_allgather(own)
+  lengths = rows[:, :4].copy().view(np.uint32)[:, 0]
+  return [
+    row[4 : 4 + n].tobytes() for row, n in zip(rows, lengths, strict=True)
+  ]

@@ -31,7 +31,7 @@ from mirl_jax.rollout.stop import Stop
 from mirl_jax.rollout.tree import Level, Tree, flat, nodes
 
 Carry = tuple[Frontier | None, tuple[Level, ...]]
-HostScore = Callable[[tuple[Level, ...]], np.ndarray]
+HostScore = Callable[[tuple[Level, ...]], np.ndarray | jax.Array]
 
 
 def cut(program: Program) -> list[list[tuple[int, Sample | Keep]]]:

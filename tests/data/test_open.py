@@ -407,7 +407,7 @@ def test_bad_rows_are_quarantined_by_id_and_replaced(tmp_path, write):
   for name, (_, reason) in FAULTS.items():
     if name not in skipped:
       assert reason in said[name], (name, said[name])
-  assert data.bad == len(said)
+  assert data.bad >= len(said)  # a replacement may be bad in its turn
 
 
 def test_a_row_without_an_answer_is_bad_where_one_is_needed(tmp_path):

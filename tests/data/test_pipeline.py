@@ -3,11 +3,13 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from mirl_jax.data.example import Example
 from mirl_jax.data.pipeline import TooManyBadRows, batches
+from mirl_jax.data.share import OwnRows, Share
 from mirl_jax.data.source import BadRow
 
 
@@ -143,12 +145,18 @@ def test_bad_rows_are_replaced_counted_and_written_once(tmp_path):
     max_bad_share=0.5,
   )
   first = ids(next(stream))
-  assert first == [0, 1, 3, 4, 5]
-  assert (stream.draws, stream.bad) == (6, 1)
-  all_ids(stream)
-  assert (stream.draws, stream.bad) == (36, 6)
+  assert first[:2] + first[3:] == [0, 1, 3, 4]
+  assert first[2] not in (0, 1, 2, 3, 4)  # another row that the batch lacks
+  rest = all_ids(stream)
+  assert len(first + rest) == 36
+  assert stream.draws - stream.bad == 36
+  assert stream.bad >= 6  # a replacement may be bad in its turn
+  # Every good row of every epoch comes, whatever replaces the others.
+  good = set(range(12)) - {2, 7}
+  for epoch in range(3):
+    assert good <= set((first + rest)[12 * epoch : 12 * epoch + 12])
   lines = [json.loads(line) for line in path.read_text().splitlines()]
-  assert lines == [
+  assert sorted(lines, key=lambda line: line["row"]) == [
     {"row": "row 2", "reason": "torn"},
     {"row": "row 7", "reason": "torn"},
   ]
@@ -165,19 +173,97 @@ def test_quarantine_goes_on_after_a_kill(tmp_path):
   assert lines == ["row 2", "row 7"]
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("bad", [(), range(0, 40, 3)])
+@pytest.mark.parametrize(
+  "parts", [[(0, 1, 2), (3, 4)], [(1, 2, 4), (0, 1), (3,)]]
+)
+def test_processes_that_share_the_reading_draw_what_one_draws(
+  seed, bad, parts, tmp_path
+):
+  """Each reads its own rows alone; rows of two parts overlap in one case."""
+
+  def stream(source, **options):
+    return batches(source, 5, seed, max_bad_share=0.9, **options)
+
+  barrier = threading.Barrier(len(parts))
+  said = [b""] * len(parts)
+  whole = stream(Numbers(40, bad), quarantine=tmp_path / "alone")
+  wanted = take(whole, 12)
+  places = {int(draw): n for n, draw in enumerate(whole._order[:40])}
+
+  def process(number):
+    def gather(text):
+      said[number] = text
+      barrier.wait(10)
+      told = list(said)
+      barrier.wait(10)
+      return told
+
+    rows, source = parts[number], Numbers(40, bad)
+    share = Share(rows, gather)
+    file = tmp_path / str(number)
+    own = stream(source, quarantine=file, share=share)
+    found = [next(own) for _ in range(5)]
+    if not bad:
+      own.close()
+      assert {places[n] % 5 for n in source.read} == set(rows)
+    again = stream(Numbers(40, bad), quarantine=file, share=share)
+    again.set_state(json.loads(json.dumps(own.get_state())))
+    found += [next(again) for _ in range(7)]
+    read = [{i: int(batch[i].id) for i in rows} for batch in found]
+    assert [len(batch) for batch in found] == [5] * 12
+    return read, again.get_state()
+
+  with ThreadPoolExecutor(len(parts)) as pool:
+    done = list(pool.map(process, range(len(parts))))
+  for number, (read, state) in enumerate(done):
+    for got, batch in zip(read, wanted, strict=True):
+      assert got == {i: batch[i] for i in parts[number]}
+    assert state == whole.get_state()
+  if bad:
+    alone = (tmp_path / "alone").read_text()
+    assert (tmp_path / "0").read_text() == alone != ""
+
+
+def test_a_row_that_another_process_read_is_no_row_here():
+  batch = OwnRows({1: Numbers(9)[4], 3: Numbers(9)[5]}, 4)
+  assert len(batch) == 4
+  assert batch[1].id == batch[-3].id == "4"
+  assert batch.ids == ["4", "5"]
+  assert batch[2:][1].id == "5"
+  assert len(batch[2:]) == 2
+  with pytest.raises(LookupError, match="row 2 of the batch"):
+    batch[2]
+  with pytest.raises(LookupError, match="row 0 of the batch"):
+    list(batch)
+  with pytest.raises(IndexError):
+    batch[4]
+
+
 def test_too_many_bad_rows_stop_the_run():
   many = range(0, 200, 3)
   with pytest.raises(TooManyBadRows, match="allowed share of 0"):
     all_ids(batches(Numbers(200, many), 4, epochs=2))
   enough = batches(Numbers(200, many), 4, epochs=2, max_bad_share=0.5)
-  assert len(all_ids(enough)) == 2 * (200 - len(many))
+  assert len(all_ids(enough)) == 2 * 200
+  assert not set(all_ids(enough)) & set(many)
 
 
 def test_a_few_early_bad_rows_do_not_stop_it_but_a_short_source_is_judged():
   early = batches(Numbers(200, range(5)), 4, shuffle=False)
-  assert take(early, 1) == [[5, 6, 7, 8]]
-  with pytest.raises(TooManyBadRows, match="3 of 6"):
-    all_ids(batches(Numbers(6, (0, 1, 2)), 2, epochs=1))
+  assert min(take(early, 1)[0]) >= 5
+  short = batches(Numbers(6, (1,)), 2, epochs=1)
+  with pytest.raises(TooManyBadRows, match="of [78] rows drawn are bad"):
+    all_ids(short)
+  assert short.draws - short.bad == 6
+
+
+def test_a_batch_as_long_as_the_source_is_filled_from_it():
+  filled = batches(Numbers(3, (1,)), 5, max_bad_share=0.9, shuffle=False)
+  for batch in take(filled, 4):
+    assert len(batch) == 5
+    assert set(batch) == {0, 2}
 
 
 def test_a_source_without_a_good_row_ends_even_if_all_may_be_bad():

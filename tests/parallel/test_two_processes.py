@@ -1,48 +1,75 @@
 """Two real processes are one run; one that dies ends the other; the run goes on
 on another number of processes and devices."""
 
+import json
 import sys
 import time
 
 import pytest
+from PIL import Image
 
 from launch import local
 from mirl_jax import testing_runs as runs
 from mirl_jax.runs.metrics import read_metrics
-
-FLAGS = (
-  *runs.SMALL,
-  *runs.UNMEASURED,
-  "--config.train.questions=8",
-  "--config.train.save_every=3",
-  "--config.mi.view=other",  # of other processes' questions too
-)
+from mirl_jax.worlds.dials import BROKEN
+from mirl_jax.worlds.source import WorldSource
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def flags(tmp_path_factory):
+  """Of runs on a folder of questions, of some of which the picture is lost."""
+  folder = tmp_path_factory.mktemp("data")
+  (folder / "images").mkdir()
+  rows = []
+  for n, example in enumerate(WorldSource(0, BROKEN, "train", 60)):
+    row = {"id": f"row {n}", "image": f"images/{n}.png"}
+    names = ("question", "answer", "answer_type", "options")
+    rows.append(row | {name: getattr(example, name) for name in names})
+    if n % 10 != 3:
+      Image.fromarray(example.images[0]).save(folder / row["image"])
+  lines = "".join(json.dumps(row) + "\n" for row in rows)
+  (folder / "data.jsonl").write_text(lines)
+  return (
+    *runs.SMALL,
+    *runs.UNMEASURED,
+    f"--config.data.train={folder}",
+    "--config.data.max_bad_share=0.5",
+    "--config.data.prompt_buckets=(48,)",
+    "--config.data.patch_buckets=(36,)",
+    "--config.train.questions=8",
+    "--config.train.save_every=3",
+    "--config.mi.view=other",  # of other processes' questions too
+  )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, flags):
   """The run that nothing disturbs: one process, one device."""
   workdir = tmp_path_factory.mktemp("alone")
-  process = runs.spawn(workdir, *FLAGS)
+  process = runs.spawn(workdir, *flags)
   _, err = process.communicate(timeout=900)
   assert process.returncode == 0, err
   return workdir
 
 
+def quarantined(workdir):
+  return set((workdir / "quarantine.jsonl").read_text().splitlines())
+
+
 @pytest.fixture
-def two(tmp_path, monkeypatch):
+def two(tmp_path, monkeypatch, flags):
   """Two processes with four devices each, until they are stopped."""
   monkeypatch.setenv("JAX_PLATFORMS", "cpu")
   argv = [sys.executable, "-m", "mirl_jax.main", f"--workdir={tmp_path}"]
-  flags = ("--config.train.steps=1000", "--config.mesh=data:2,fsdp:4")
-  children = local.start([*argv, *FLAGS, *flags], 2, 4)
+  more = ("--config.train.steps=1000", "--config.mesh=data:2,fsdp:4")
+  children = local.start([*argv, *flags, *more], 2, 4)
   yield children
   for child in children:
     child.kill()
 
 
 def test_one_of_two_is_killed_and_the_run_goes_on_as_one(
-  alone, two, tmp_path, capfd
+  alone, two, tmp_path, capfd, flags
 ):
   threads = local.echo(two)
   committed = tmp_path / "checkpoints" / "3" / "COMMITTED"
@@ -60,7 +87,7 @@ def test_one_of_two_is_killed_and_the_run_goes_on_as_one(
   assert shown.err.startswith("process 1 of 2 was killed by SIGKILL\n")
   assert "did not follow" not in shown.err  # it noticed by itself
 
-  again = runs.spawn(tmp_path, *FLAGS)
+  again = runs.spawn(tmp_path, *flags)
   _, err = again.communicate(timeout=900)
   assert again.returncode == 0, err
   wanted, got = (
@@ -75,6 +102,9 @@ def test_one_of_two_is_killed_and_the_run_goes_on_as_one(
         continue
       # The same draws; sums over 8 devices round otherwise.
       assert got[step][name] == pytest.approx(value, rel=2e-3, abs=2e-4), name
+  # The first names what the second found, too.
+  assert wanted[6]["skipped/bad_rows"] >= 4
+  assert quarantined(alone) <= quarantined(tmp_path)
 
 
 @pytest.mark.slow
