@@ -15,20 +15,33 @@ from ml_collections import ConfigDict
 
 from mirl_jax.build import Policy, make_mi, make_program, make_source
 from mirl_jax.data import buckets
+from mirl_jax.data.example import Example
 from mirl_jax.data.share import Rows, Share
 from mirl_jax.information.estimators import MI
 from mirl_jax.parallel.mesh import DATA_AXES, batch_sharding
 from mirl_jax.parallel.processes import agreed, gathered, own_rows, put_rows
 from mirl_jax.policy.inputs import Prompts
-from mirl_jax.policy.processing import Pictures
+from mirl_jax.policy.processing import Pictures, Processor
 from mirl_jax.policy.prompts import Encoded, bucket
 from mirl_jax.rollout.program import sampled_slots
 
 Encoder = Callable[[int], Encoded]
 # Threads that decode; PIL and numpy let each other run.
-_DECODERS = min(16, os.cpu_count() or 1)
+DECODERS = min(16, os.cpu_count() or 1)
 # Views that show a question with the pictures of others in its batch.
 _OTHERS = ("other", "other_same_question")
+
+
+def decode_pictures(
+  processor: Processor, examples: Sequence[Example], threads: int | None = None
+) -> list[Pictures]:
+  """The pictures of each question, by DECODERS threads unless told.
+
+  Raises:
+    ValueError: as `Processor.pictures`.
+  """
+  with ThreadPoolExecutor(threads or DECODERS) as pool:
+    return list(pool.map(processor.pictures, examples))
 
 
 @dataclass(frozen=True)
@@ -96,11 +109,9 @@ class Batcher:
     mine = self._mine(len(examples), count)
     mi = self.mi if views else None
     needed = self.needs(len(examples), count) if views else mine
-    with ThreadPoolExecutor(_DECODERS) as pool:
-      decoded = pool.map(
-        lambda i: self.policy.processor.pictures(examples[i]), needed
-      )
-      pictures = dict(zip(needed, decoded, strict=True))
+    shown = [examples[i] for i in needed]
+    decoded = decode_pictures(self.policy.processor, shown)
+    pictures = dict(zip(needed, decoded, strict=True))
     clean, stand_ins = self._encoders(examples, pictures, mi)
     prompts = [clean(i) for i in mine]
     others = [[stand_in(i) for i in mine] for stand_in in stand_ins]

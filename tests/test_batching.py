@@ -275,7 +275,7 @@ def test_a_row_longer_than_all_measured_is_taken_or_named(
 
 def test_pictures_are_decoded_side_by_side(policy, examples, monkeypatch):
   """Two at a time here: one alone would wait for the other for ever."""
-  monkeypatch.setattr(batching, "_DECODERS", 2)
+  monkeypatch.setattr(batching, "DECODERS", 2)
   meet, decode = threading.Barrier(2, timeout=30), images.decode
 
   def slow(image):
