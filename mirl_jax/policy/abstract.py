@@ -4,6 +4,7 @@ It is the source for initialisation, sharding, restore and weight mapping;
 full-size models are described without allocating anything.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -44,6 +45,7 @@ def logical_axes(config: VLMConfig) -> Params:
   )
 
 
+@functools.lru_cache(maxsize=8)  # a run asks several times; callers unbox
 def _abstract_boxed(config: VLMConfig) -> Params:
   key = jax.eval_shape(lambda: jax.random.key(0))
   return jax.eval_shape(lambda k: _boxed_init(config, k), key)

@@ -6,6 +6,7 @@ written out here.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -117,13 +118,29 @@ def flat_loss(scores, tree, fixed, loss, stages, reduction):
   return total.item(), (grads(logprobs), grads(entropies))
 
 
+class FlatSide:
+  """The log-probs of one program, and their pull-back, compiled once."""
+
+  def __init__(self, config: VLMConfig, stages, flat_scores, jit):
+    def score(p, tree, paths):
+      return flat_scores(p, config, tree, paths, stages)
+
+    self.score = jit(score)
+    self.pull = jit(
+      lambda p, tree, paths, ct: jax.vjp(lambda p: score(p, tree, paths), p)[1](
+        ct
+      )[0]
+    )
+
+
 class Case:
   """One program with one loss, both sides compiled once."""
 
   def __init__(
-    self, config: VLMConfig, name: str, loss: Loss, flat_scores, jit
+    self, config: VLMConfig, name: str, loss: Loss, flat_side: FlatSide, jit
   ):
     self.config, self.loss, self.stages = config, loss, make_stages(name)
+    self.score, self.pull = flat_side.score, flat_side.pull
     self.tree_side = jit(
       jax.value_and_grad(
         lambda p, tree, fixed: update.tree_loss(
@@ -136,16 +153,6 @@ class Case:
       lambda p, tree, fixed: update.gradient(
         p, config, tree, self.stages, fixed, loss
       )
-    )
-
-    def score(p, tree, paths):
-      return flat_scores(p, config, tree, paths, self.stages)
-
-    self.score = jit(score)
-    self.pull = jit(
-      lambda p, tree, paths, ct: jax.vjp(lambda p: score(p, tree, paths), p)[1](
-        ct
-      )[0]
     )
 
   def flat_side(self, params, tree, paths, fixed, reduction):
@@ -188,13 +195,14 @@ class Case:
 
 @pytest.fixture(scope="module")
 def case(config, flat_scores, quick_jit):
-  cache = {}
+  @functools.cache
+  def flat_side(name: str) -> FlatSide:
+    return FlatSide(config, make_stages(name), flat_scores, quick_jit)
 
+  @functools.cache
   def get(name: str, loss: str) -> Case:
-    if (name, loss) not in cache:
-      found = {**LOSSES, **MICRO}[loss]
-      cache[name, loss] = Case(config, name, found, flat_scores, quick_jit)
-    return cache[name, loss]
+    found = {**LOSSES, **MICRO}[loss]
+    return Case(config, name, found, flat_side(name), quick_jit)
 
   return get
 
@@ -237,7 +245,8 @@ def test_untied_head_and_text_only(
 ):
   """Without a picture the tower's gradient is nothing, and nothing breaks."""
   config = tiny_config(tied=False)
-  this = Case(config, "grpo", LOSSES["plain"], flat_scores, quick_jit)
+  side = FlatSide(config, make_stages("grpo"), flat_scores, quick_jit)
+  this = Case(config, "grpo", LOSSES["plain"], side, quick_jit)
   tree = random_tree(config, PROGRAMS["grpo"][0], 3, grids=((), (), ()))
   _, _, _, grads = compare(this, tree, paths_of(tree), 3, "token", close)
   assert all(not jnp.any(g) for g in jax.tree.leaves(grads["vision"]))
