@@ -15,11 +15,15 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.output import tell
-from mirl_jax.batching import DECODERS, decode_pictures
 from mirl_jax.build import policy_path
 from mirl_jax.config import get_config
 from mirl_jax.data.example import Example
-from mirl_jax.policy.processing import Processor, load_processor
+from mirl_jax.policy.processing import (
+  DECODERS,
+  Processor,
+  decode_pictures,
+  load_processor,
+)
 
 
 def photo(width: int, seed: int) -> bytes:

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import jax
@@ -15,33 +13,18 @@ from ml_collections import ConfigDict
 
 from mirl_jax.build import Policy, make_mi, make_program, make_source
 from mirl_jax.data import buckets
-from mirl_jax.data.example import Example
 from mirl_jax.data.share import Rows, Share
 from mirl_jax.information.estimators import MI
 from mirl_jax.parallel.mesh import DATA_AXES, batch_sharding
 from mirl_jax.parallel.processes import agreed, gathered, own_rows, put_rows
 from mirl_jax.policy.inputs import Prompts
-from mirl_jax.policy.processing import Pictures, Processor
+from mirl_jax.policy.processing import Pictures, decode_pictures
 from mirl_jax.policy.prompts import Encoded, bucket
 from mirl_jax.rollout.program import sampled_slots
 
 Encoder = Callable[[int], Encoded]
-# Threads that decode; PIL and numpy let each other run.
-DECODERS = min(16, os.cpu_count() or 1)
 # Views that show a question with the pictures of others in its batch.
 _OTHERS = ("other", "other_same_question")
-
-
-def decode_pictures(
-  processor: Processor, examples: Sequence[Example], threads: int | None = None
-) -> list[Pictures]:
-  """The pictures of each question, by DECODERS threads unless told.
-
-  Raises:
-    ValueError: as `Processor.pictures`.
-  """
-  with ThreadPoolExecutor(threads or DECODERS) as pool:
-    return list(pool.map(processor.pictures, examples))
 
 
 @dataclass(frozen=True)
@@ -152,9 +135,16 @@ class Batcher:
       ]
     )
     return [
-      (bucket(length, self.prompt_buckets), bucket(patches, slots))
+      (self._prompt_size(length), bucket(patches, slots))
       for length, patches in needs.tolist()
     ]
+
+  def _prompt_size(self, length: int) -> int:
+    # A question that stands with a larger picture than its own may be longer
+    # than all prompts: that costs a compilation, and must not end a run.
+    if length > max(self.prompt_buckets):
+      return buckets.round_prompt(length)
+    return bucket(length, self.prompt_buckets)
 
   def _encoders(
     self, examples: Rows, pictures: Mapping[int, Pictures], mi: MI | None

@@ -121,11 +121,23 @@ def check_batch(config: ConfigDict, shards: int) -> None:
   Raises:
     ValueError: naming the numbers that would do.
   """
-  questions, parts = config.train.questions, config.train.sample_parts
+  parts = config.train.sample_parts
   if parts < 1:
     raise ValueError(f"train.sample_parts={parts}: give at least 1")
-  if questions < 1 or questions % (shards * parts):
-    raise ValueError(
-      f"train.questions={questions}: give a multiple of {shards * parts}, the"
-      f" {shards} shards of the data axes times train.sample_parts={parts}"
-    )
+  _check_multiple(
+    "train.questions",
+    config.train.questions,
+    shards * parts,
+    f"the {shards} shards of the data axes times train.sample_parts={parts}",
+  )
+
+
+def check_sft_batch(config: ConfigDict, shards: int) -> None:
+  """As `check_batch`, of supervised training."""
+  why = f"the {shards} shards of the data axes"
+  _check_multiple("sft.batch", config.sft.batch, shards, why)
+
+
+def _check_multiple(field: str, value: int, of: int, why: str) -> None:
+  if value < 1 or value % of:
+    raise ValueError(f"{field}={value}: give a multiple of {of}, {why}")

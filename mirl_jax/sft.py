@@ -5,12 +5,13 @@ tiny model was made. The result is an ordinary Hugging Face directory,
 WORKDIR/model, to be named in `policy.path`.
 """
 
+import collections
 import contextlib
-import queue
 import shutil
-import threading
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,29 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mirl_jax import batching, build
-from mirl_jax.checks import check_same_run
+from mirl_jax.checks import check_same_run, check_sft_batch
 from mirl_jax.data.folder import demonstrated
 from mirl_jax.data.pipeline import batches
-from mirl_jax.data.share import OwnRows
+from mirl_jax.data.share import Share, ids
 from mirl_jax.data.source import Mapped
 from mirl_jax.export import check_export, write_model
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state, roles
 from mirl_jax.learning.supervised import (
+  Demonstrations,
   DemonstrationSizes,
   build_supervised_update,
   demonstrations,
   response_fitting,
   response_text,
+)
+from mirl_jax.parallel.mesh import batch_sharding, data_shards, replicated
+from mirl_jax.parallel.processes import (
+  agreed,
+  gathered,
+  own_name,
+  own_rows,
+  put_rows,
 )
 from mirl_jax.policy.abstract import init_params
 from mirl_jax.policy.lora import merge
@@ -44,58 +54,43 @@ from mirl_jax.runs.config_files import write_config
 from mirl_jax.runs.metrics import MetricsWriter
 from mirl_jax.runs.progress import Progress
 from mirl_jax.runs.signals import StopSignals
+from mirl_jax.runs.watchdog import Watchdog
 from mirl_jax.start import abstract, place_state, start_params
 
 _TOKENIZER_EXAMPLES = 3000
+_AHEAD = 3  # steps whose demonstrations are made while an earlier one runs
 
 
-def ahead(items: Iterator[Any], size: int = 4) -> Generator[Any, None, None]:
-  """Makes items in a thread, a few ahead; its exception is raised here."""
-  slots: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(size)
-  stop = threading.Event()
+@dataclass(frozen=True)
+class Drawn:
+  """Demonstrations of one step.
 
-  def put(entry: tuple[Any, BaseException | None]) -> bool:
-    while not stop.is_set():
-      try:
-        slots.put(entry, timeout=0.2)
-        return True
-      except queue.Full:
-        continue
-    return False
+  Attributes:
+    ids: of the questions that this process has.
+    position: in the data after them.
+    made: what the device takes of them, made by a thread.
+  """
 
-  def produce() -> None:
-    try:
-      for item in items:
-        if not put((item, None)):
-          return
-    except BaseException as error:
-      put((None, error))
-    else:
-      put((None, StopIteration()))
-
-  threading.Thread(target=produce, daemon=True).start()
-  try:
-    while True:
-      item, error = slots.get()
-      if isinstance(error, StopIteration):
-        return
-      if error is not None:
-        raise error
-      yield item
-  finally:
-    stop.set()
+  ids: list[str]
+  position: dict[str, Any]
+  made: Future[Demonstrations]
 
 
-def _batches(
+def _drawn(
   config: ConfigDict,
   policy: build.Policy,
   workdir: str,
   first: int,
   position: dict[str, Any] | None,
-) -> Iterator[tuple[Any, dict[str, Any]]]:
-  """Demonstrations of step `first` and later, a function of seed and step,
-  each with the position in the data after it."""
+) -> Generator[Drawn, None, None]:
+  """This process's demonstrations of step `first` and later, a function of seed
+  and step, a few steps ahead.
+
+  Several processes tell each other of bad rows and lengths where a step is
+  asked for. What no other process is needed for is left to a thread.
+  """
   c, primary = config.sft, jax.process_index() == 0
+  rows = own_rows(policy.mesh, c.batch)
   source = Mapped(build.make_source(config, "train", policy), demonstrated)
   data = batches(
     Mapped(source, response_fitting(policy.processor, c.response_length)),
@@ -103,29 +98,40 @@ def _batches(
     seed=config.data.seed,
     quarantine=Path(workdir) / "quarantine.jsonl" if primary else None,
     max_bad_share=config.data.max_bad_share,
+    share=Share(tuple(rows), gathered) if jax.process_count() > 1 else None,
   )
   window = policy.config.vision.window_patches
-  slots = [-(-n // window) * window for n in config.data.patch_buckets]
+  slots = [0, *(-(-n // window) * window for n in config.data.patch_buckets)]
+
+  def draw(step: int) -> Drawn:
+    drawn = next(data)
+    examples = [drawn[row] for row in rows]
+    sizes = [policy.processor.measure(example) for example in examples]
+    prompt, patches = agreed(np.max(sizes, axis=0)).tolist()
+    blank = np.random.default_rng([config.seed, step]).random(c.batch)
+    made = pool.submit(
+      demonstrations,
+      examples,
+      policy.processor,
+      DemonstrationSizes(
+        prompt=bucket(prompt, config.data.prompt_buckets),
+        patches=bucket(patches, slots),
+        response=c.response_length,
+        reasoning_weight=c.reasoning_weight,
+      ),
+      blank[rows] < c.blank_share,
+    )
+    return Drawn(ids(drawn), data.get_state(), made)
+
   if position is not None:
     data.set_state(position)
-  with contextlib.closing(data):
+  waiting: collections.deque[Drawn] = collections.deque()
+  with contextlib.closing(data), ThreadPoolExecutor(1) as pool:
     for step in range(first, c.steps):
-      examples = next(data)
-      assert not isinstance(examples, OwnRows)  # every process reads all
-      sizes = [policy.processor.measure(example) for example in examples]
-      made = demonstrations(
-        examples,
-        policy.processor,
-        DemonstrationSizes(
-          prompt=bucket(max(s[0] for s in sizes), config.data.prompt_buckets),
-          patches=bucket(max(s[1] for s in sizes), [0, *slots]),
-          response=c.response_length,
-          reasoning_weight=c.reasoning_weight,
-          blank_share=c.blank_share,
-        ),
-        np.random.default_rng([config.seed, step]),
-      )
-      yield made, data.get_state()
+      waiting.append(draw(step))
+      if len(waiting) > _AHEAD:
+        yield waiting.popleft()
+    yield from waiting
 
 
 def new_tiny(config: ConfigDict, out: Path) -> None:
@@ -175,11 +181,12 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
         " that are not trained teach nothing"
       )
     base = Path(workdir) / "base"
-    if not base.is_dir():
+    if primary and not base.is_dir():
       draft = Path(workdir) / "base.tmp"  # a kill leaves no half of it
       shutil.rmtree(draft, ignore_errors=True)
       new_tiny(config, draft)
       draft.rename(base)
+    agreed(0)  # the others read what the first has written
     config = config.copy_and_resolve_references()
     config.policy.path = str(base)
   if resumed is not None:
@@ -187,15 +194,10 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     config = check_same_run(config, workdir, meta["mode"], "sft")
   check_export(config)
   policy = build.make_policy(config)
+  check_sft_batch(config, data_shards(policy.mesh))
   config, buckets = batching.settled(config, policy, sft=True)
   report = "" if resumed is not None else build.data_report(config, policy)
   optimizer = make_optimizer(optimizer_values(config), c.steps)
-  update = jax.jit(
-    build_supervised_update(
-      policy.config, optimizer, c.region_weight, policy.dtype
-    ),
-    donate_argnums=0,
-  )
   if c.from_scratch:
     new = init_params(policy.config, jax.random.key(config.seed))
     trained, frozen = split(policy.place(new), policy.training)
@@ -203,6 +205,16 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
     trained, frozen = start_params(config, policy)
   state = place_state(
     new_state(trained, optimizer, reference=False, ema=False), policy
+  )
+  update = jax.jit(
+    build_supervised_update(
+      policy.config, optimizer, c.region_weight, policy.dtype
+    ),
+    donate_argnums=0,
+    out_shardings=(
+      jax.tree.map(lambda x: x.sharding, state),
+      replicated(policy.mesh),
+    ),
   )
   write_config(workdir, config, primary)
   for line in filter(None, (buckets, report)):
@@ -221,14 +233,19 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
 
   with (
     contextlib.closing(
-      ahead(_batches(config, policy, workdir, step, meta["data"]))
-    ) as demonstrated_ahead,
+      _drawn(config, policy, workdir, step, meta["data"])
+    ) as steps,
     MetricsWriter(workdir, resumed, primary) as writer,
     Progress(c.steps, initial=step, primary=primary) as progress,
+    Watchdog(config.train.stuck_after_s, own_name()) as watchdog,
   ):
-    for batch, meta["data"] in demonstrated_ahead:
-      state, metrics = update(state, build.place_batch(batch, policy), frozen)
-      step += 1
+    for drawn in steps:
+      watchdog.phase(f"step {step + 1}", drawn.ids)
+      batch = put_rows(
+        drawn.made.result(), batch_sharding(policy.mesh), c.batch
+      )
+      state, metrics = update(state, batch, frozen)
+      step, meta["data"] = step + 1, drawn.position
       if step % c.log_every == 0 or step == c.steps:
         row = {name: float(value) for name, value in metrics.items()}
         row["wall_s"] = seconds()
@@ -236,10 +253,12 @@ def _sft(config: ConfigDict, workdir: str, signals: StopSignals) -> int:
         progress.update(step, {k: row[k] for k in ("sft/nll", "loss/total")})
       if step == c.steps or (c.save_every and step % c.save_every == 0):
         save()
-      if signals.received is not None and step < c.steps:
+      # Of any process; the answer is the same on all.
+      stop_signal = int(agreed(signals.received or 0))
+      if stop_signal and step < c.steps:
         save()
         progress.note(f"stopped by a signal; saved step {step}, resumable")
-        return signals.exit_code
+        return 128 + stop_signal
   out = Path(workdir) / "model"
   if primary:
     shutil.rmtree(out, ignore_errors=True)

@@ -14,7 +14,7 @@ from mirl_jax.data.folder import fitting
 from mirl_jax.data.share import OwnRows
 from mirl_jax.data.source import BadRow, Mapped
 from mirl_jax.information.estimators import MI
-from mirl_jax.policy import images
+from mirl_jax.policy import images, processing
 
 
 @pytest.fixture
@@ -83,6 +83,27 @@ def test_views_stand_in_for_the_image(policy, examples):
     np.testing.assert_array_equal(
       same.tokens[0, i, :real], clean.tokens[i, :real]
     )
+
+
+def test_a_question_may_be_longest_with_anothers_picture(policy, examples):
+  """Then its view gets a size of its own; prompts keep theirs."""
+  wide = np.concatenate([examples[1].images[0]] * 2, axis=1)
+  rows = [
+    dataclasses.replace(examples[0], question="how many are there? " * 3),
+    dataclasses.replace(examples[1], images=(wide,)),
+  ]
+  lengths = [policy.processor.measure(row)[0] for row in rows]
+  made = batching.Batcher(
+    policy, (max(lengths),), (72,), MI(view="other_same_question"), 0
+  )
+  prompts, stand_ins = made.batch(rows)
+  assert stand_ins is not None
+  assert prompts.tokens.shape == (2, max(lengths))
+  text = dataclasses.replace(rows[0], images=(wide,))
+  needed = policy.processor.measure(text)[0]
+  assert needed > max(lengths)
+  assert stand_ins.mask[0, 0].sum() == needed
+  assert stand_ins.tokens.shape[2] == buckets.round_prompt(needed)
 
 
 def test_masks_depend_on_the_rate_and_the_seed(policy, examples):
@@ -275,7 +296,7 @@ def test_a_row_longer_than_all_measured_is_taken_or_named(
 
 def test_pictures_are_decoded_side_by_side(policy, examples, monkeypatch):
   """Two at a time here: one alone would wait for the other for ever."""
-  monkeypatch.setattr(batching, "DECODERS", 2)
+  monkeypatch.setattr(processing, "DECODERS", 2)
   meet, decode = threading.Barrier(2, timeout=30), images.decode
 
   def slow(image):

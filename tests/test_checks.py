@@ -1,7 +1,12 @@
 import pytest
 
 from mirl_jax import testing_runs as runs
-from mirl_jax.checks import check_batch, check_same_run, recall_buckets
+from mirl_jax.checks import (
+  check_batch,
+  check_same_run,
+  check_sft_batch,
+  recall_buckets,
+)
 from mirl_jax.runs.config_files import write_config
 
 
@@ -66,10 +71,14 @@ def test_buckets_are_recalled_for_the_same_prompts_only(tmp_path):
 @pytest.mark.parametrize(
   ("questions", "fits"), [(8, True), (16, True), (4, False), (12, False)]
 )
-def test_questions_are_shared_out_evenly(questions, fits):
-  config = runs.small_config(f"--config.train.questions={questions}")
+@pytest.mark.parametrize(
+  ("field", "check"),
+  [("train.questions", check_batch), ("sft.batch", check_sft_batch)],
+)
+def test_questions_are_shared_out_evenly(questions, fits, field, check):
+  config = runs.small_config(f"--config.{field}={questions}")
   if fits:
-    check_batch(config, 8)
+    check(config, 8)
     return
-  with pytest.raises(ValueError, match=f"questions={questions}: .* of 8"):
-    check_batch(config, 8)
+  with pytest.raises(ValueError, match=rf"{field}={questions}: .* of 8"):
+    check(config, 8)

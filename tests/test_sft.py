@@ -1,6 +1,5 @@
 import os
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -129,34 +128,6 @@ def test_a_run_of_another_mode_is_refused(tmp_path):
   Checkpoints(tmp_path, 1).save(2, {"x": np.zeros(1)}, {"mode": "train"})
   with pytest.raises(ValueError, match="--mode=train, not of --mode=sft"):
     small(tmp_path)
-
-
-def test_ahead_hands_over_in_order_and_raises_what_was_raised():
-  def items():
-    yield from range(9)
-    raise KeyError("the tenth")
-
-  taken = []
-  with pytest.raises(KeyError, match="the tenth"):
-    taken.extend(mode.ahead(items(), size=2))
-  assert list(mode.ahead(iter(range(20)), size=3)) == list(range(20))
-
-
-def test_ahead_stops_making_when_it_is_closed():
-  made = []
-
-  def items():
-    for i in range(1000):
-      made.append(i)
-      yield i
-
-  reader = mode.ahead(items(), size=2)
-  assert next(reader) == 0
-  reader.close()
-  time.sleep(0.5)
-  count = len(made)
-  time.sleep(0.3)
-  assert len(made) == count < 10
 
 
 def test_new_weights_are_trained_in_full(tmp_path):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from jaxtyping import Bool
 
 from mirl_jax.data.example import Example
 from mirl_jax.learning.state import TrainState, step_params
@@ -18,7 +19,7 @@ from mirl_jax.policy.forward import Nodes, embed_prompts, tree_hidden
 from mirl_jax.policy.inputs import Prompts
 from mirl_jax.policy.logprobs import token_logprobs
 from mirl_jax.policy.parts import join
-from mirl_jax.policy.processing import Processor
+from mirl_jax.policy.processing import Processor, decode_pictures
 from mirl_jax.policy.text import final_norm, head_logits
 
 Array = Any
@@ -97,8 +98,6 @@ class DemonstrationSizes:
     patches: patch slots.
     response: response tokens.
     reasoning_weight: of think and answer tokens; description tokens weigh 1.
-    blank_share: share of demonstrations shown a grey picture, so that the
-      view without the image is familiar to the policy.
     words: words per region.
   """
 
@@ -106,7 +105,6 @@ class DemonstrationSizes:
   patches: int
   response: int
   reasoning_weight: float = 2.0
-  blank_share: float = 0.1
   words: int = 2
 
 
@@ -114,11 +112,17 @@ def demonstrations(
   examples: Sequence[Example],
   processor: Processor,
   sizes: DemonstrationSizes,
-  rng: np.random.Generator,
+  blank: Sequence[bool] | Bool[np.ndarray, " b"],
 ) -> Demonstrations:
-  """Builds a batch on the host.
+  """Builds a batch on the host; the pictures are decoded by threads.
 
-  A blank picture teaches no region words, only the response.
+  Args:
+    examples: B of them.
+    processor: of the policy.
+    sizes: to pad to.
+    blank: which examples are shown a grey picture, so that the view without
+      the image is familiar to the policy. They teach no region words, only the
+      response.
 
   Raises:
     ValueError: names a response that does not fit or is empty.
@@ -128,9 +132,9 @@ def demonstrations(
   mask = np.zeros((b, sizes.response), bool)
   weight = np.zeros((b, sizes.response), np.float32)
   words = np.full((b, sizes.prompt, sizes.words), -1, np.int32)
-  blank = rng.random(b) < sizes.blank_share
+  decoded = decode_pictures(processor, examples)
   encoded = []
-  for i, example in enumerate(examples):
+  for i, (example, pictures) in enumerate(zip(examples, decoded, strict=True)):
     if not example.description or not example.answer:
       raise ValueError(
         f"example {example.id!r} has no description or no answer to"
@@ -150,7 +154,8 @@ def demonstrations(
     mask[i, : len(ids)] = True
     weight[i, :first] = 1.0
     weight[i, first : len(ids)] = sizes.reasoning_weight
-    prompt = processor.encode(example, "blank" if blank[i] else "clean")
+    view = "blank" if blank[i] else "clean"
+    prompt = processor.encode(example, view, pictures=pictures)
     encoded.append(prompt)
     if not blank[i]:
       words[i, : len(prompt.tokens)] = region_words(

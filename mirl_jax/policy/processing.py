@@ -6,7 +6,9 @@ Host only: numpy, PIL and the tokenizer. A question's pictures are decoded once
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +37,9 @@ from mirl_jax.policy.prompts import (
 from mirl_jax.policy.tokenizer import load_tokenizer, token_bytes
 
 T = TypeVar("T")
+
+# Threads that decode; PIL and numpy let each other run.
+DECODERS = min(16, os.cpu_count() or 1)
 
 _VIEWS = "clean, blank, removed, or masked:RATE with RATE in 0..1"
 
@@ -288,6 +293,18 @@ class Processor:
       for i, e in enumerate(examples)
     ]
     return self.collate(encoded, prompt_length, patch_slots)
+
+
+def decode_pictures(
+  processor: Processor, examples: Sequence[Example], threads: int | None = None
+) -> list[Pictures]:
+  """The pictures of each question, by DECODERS threads unless told.
+
+  Raises:
+    ValueError: as `Processor.pictures`.
+  """
+  with ThreadPoolExecutor(threads or DECODERS) as pool:
+    return list(pool.map(processor.pictures, examples))
 
 
 def _chat_template(folder: Path, tokenizer: Any) -> str:
