@@ -116,11 +116,14 @@ def saved_config(file: Path) -> ConfigDict:
 def override(config: ConfigDict, given: Sequence[str]) -> ConfigDict:
   """The config with `--config.name=value` flags applied, values typed.
 
+  Of several flags for one field the last counts.
+
   Raises:
     ValueError: for an unknown field, naming the nearest; for a value that is
       not of the field's type.
   """
   known = fields(config)
+  last: dict[str, str] = {}  # ml_collections would join tuples
   for flag in given:
     found = _OVERRIDE.match(flag)
     assert found is not None
@@ -137,8 +140,9 @@ def override(config: ConfigDict, given: Sequence[str]) -> ConfigDict:
       raise ValueError(
         f"{flag}: there is no field config.{name}; the nearest is config.{near}"
       )
+    last[name] = flag
   values = flags.FlagValues()
-  argv = ["", *given]
+  argv = ["", *last.values()]
   try:
     config_flags.DEFINE_config_dict(
       "config", config, flag_values=values, sys_argv=argv

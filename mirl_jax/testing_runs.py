@@ -35,7 +35,11 @@ SMALL = (
   "--config.eval.samples=2",
   "--config.program.describe.fanout=4",
   "--config.program.keep.k=2",
+  # As they would be chosen, from 512 questions that need not be drawn so.
+  "--config.data.prompt_buckets=(48,96)",
+  "--config.data.patch_buckets=(36,72)",
 )
+OPEN = ("--config.data.prompt_buckets=()", "--config.data.patch_buckets=()")
 # For a run whose evaluation is not what is tested: two programs less.
 UNMEASURED = ("--config.eval.every=0", "--config.eval.final_questions=0")
 _TIMED = ("time/", "wall_s", "compiles", "tokens_per_s", "memory/")

@@ -19,7 +19,7 @@ from mirl_jax.policy import images, processing
 
 @pytest.fixture
 def config():
-  return runs.small_config()
+  return runs.small_config(*runs.OPEN)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +204,7 @@ def folder(path, sides, questions):
     with (path / "data.jsonl").open("a") as file:
       file.write(json.dumps({**row, "answer": "1"}) + "\n")
   return runs.small_config(
+    *runs.OPEN,
     f"--config.data.train={path}",
     f"--config.data.test={path}",
     "--config.policy.min_pixels=1",

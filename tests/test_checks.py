@@ -32,15 +32,9 @@ def test_a_run_may_go_on_with_more_steps_only(tmp_path):
     check_same_run(config, str(tmp_path), "sft", "train")
 
 
-BUCKETS = (
-  "--config.data.prompt_buckets=(48,96)",
-  "--config.data.patch_buckets=(36,72)",
-)
-
-
 def test_a_run_goes_on_with_the_buckets_that_it_chose(tmp_path):
-  write_config(tmp_path, runs.small_config(*BUCKETS))
-  for given in ((), BUCKETS, BUCKETS[:1]):
+  write_config(tmp_path, runs.small_config())
+  for given in ((), runs.OPEN, runs.OPEN[:1]):
     config = runs.small_config(*given)
     found = check_same_run(config, str(tmp_path), "train", "train")
     assert found.data.prompt_buckets == (48, 96)
@@ -52,10 +46,10 @@ def test_a_run_goes_on_with_the_buckets_that_it_chose(tmp_path):
 
 
 def test_buckets_are_recalled_for_the_same_prompts_only(tmp_path):
-  open_ones = runs.small_config()
+  open_ones = runs.small_config(*runs.OPEN)
   assert recall_buckets(open_ones, str(tmp_path)) is open_ones
-  write_config(tmp_path, runs.small_config(*BUCKETS))
-  another = runs.small_config("--config.train.questions=8")
+  write_config(tmp_path, runs.small_config())
+  another = runs.small_config(*runs.OPEN, "--config.train.questions=8")
   assert recall_buckets(another, str(tmp_path)).data.patch_buckets == (36, 72)
   for field in (
     "data.seed=3",
@@ -64,7 +58,7 @@ def test_buckets_are_recalled_for_the_same_prompts_only(tmp_path):
     "policy.path=there",
     "policy.instruction=look",
   ):
-    other = runs.small_config(f"--config.{field}")
+    other = runs.small_config(*runs.OPEN, f"--config.{field}")
     assert recall_buckets(other, str(tmp_path)).data.patch_buckets == ()
 
 

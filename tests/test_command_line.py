@@ -50,6 +50,9 @@ def test_values_may_stand_apart_and_booleans_alone(file):
 def test_the_last_of_two_values_counts(file):
   argv = [f"--config={file}", "--config.n=1", "--config.n=2"]
   assert parse(argv, MODES).config.n == 2
+  for last in ((5,), ()):
+    tuples = ["--config.a.t=(3, 4)", f"--config.a.t={last}"]
+    assert parse([*argv, *tuples], MODES).config.a.t == last
 
 
 def test_without_a_file_the_embedded_default_runs():

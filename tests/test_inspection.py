@@ -101,9 +101,10 @@ def test_looking_at_a_run_takes_its_buckets(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(
     batching, "Batcher", lambda *a: made.append(a[1:3]) or make(*a)
   )
-  assert inspection.sample(config(), str(tmp_path)) == 0
+  left_open = config(*runs.OPEN)
+  assert inspection.sample(left_open, str(tmp_path)) == 0
   assert "buckets:" not in capsys.readouterr().out
-  assert inspection.sample(config(), str(tmp_path / "new")) == 0
+  assert inspection.sample(left_open, str(tmp_path / "new")) == 0
   assert "buckets: prompt 48 (padding" in capsys.readouterr().out
   assert made == [((64, 96), (36,)), ((48, 96), (36, 72))]
 

@@ -152,7 +152,7 @@ def test_a_leaf_that_stands_twice_lies_there_once():
 
 
 def test_lengths_must_be_given():
-  config = runs.small_config()
+  config = runs.small_config(*runs.OPEN)
   vlm = build.make_policy(config).config
   with pytest.raises(ValueError, match="data.prompt_buckets and"):
     programs.device_programs(config, vlm, jax.devices()[:1])

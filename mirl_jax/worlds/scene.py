@@ -1,7 +1,7 @@
 """Scene graphs: what a picture of the world holds, and where."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 SIDE = 48  # pixels of a picture
@@ -99,8 +99,8 @@ class Scene:
 
   def to_dict(self) -> dict[str, Any]:
     """JSON-able form; `scene_from_dict` reads it back."""
-    things = [{**asdict(t), "box": list(t.box)} for t in self.things]
-    bars = [{**asdict(b), "box": list(b.box)} for b in self.bars]
+    things = [{**vars(t), "box": list(t.box)} for t in self.things]
+    bars = [{**vars(b), "box": list(b.box)} for b in self.bars]
     return {"kind": self.kind, "things": things, "bars": bars}
 
 
