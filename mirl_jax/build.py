@@ -26,7 +26,6 @@ from mirl_jax.learning.credit import Term, terms_from_config
 from mirl_jax.learning.objectives import Clip
 from mirl_jax.learning.update import Loss
 from mirl_jax.parallel.mesh import (
-  batch_sharding,
   check_heads,
   make_mesh,
   replicated,
@@ -362,11 +361,6 @@ def place_key(seed: int, policy: Policy) -> jax.Array:
   """A random key that every device holds."""
   where = replicated(policy.mesh)
   return jax.jit(lambda: jax.random.key(seed), out_shardings=where)()
-
-
-def place_batch(batch: Any, policy: Policy) -> Any:
-  """Puts host arrays with a leading question axis on the mesh."""
-  return put(batch, batch_sharding(policy.mesh))
 
 
 def first_examples(

@@ -16,6 +16,7 @@ from mirl_jax.learning import credit
 from mirl_jax.learning.optimizer import make_optimizer
 from mirl_jax.learning.state import new_state, roles
 from mirl_jax.learning.update import build_update
+from mirl_jax.parallel.mesh import batch_sharding
 from mirl_jax.rollout.engine import Rollout
 from mirl_jax.rollout.program import samples
 from mirl_jax.rollout.tree import flat
@@ -116,7 +117,7 @@ class Step:
     correct = (levels[-1].tokens[..., 0] % 2).astype(np.float32)
     rewards: dict[str, Any] = {name: {} for name in self.names}
     rewards[self.names[-1]] = {
-      "correct": build.place_batch(correct, self.policy)
+      "correct": jax.device_put(correct, batch_sharding(self.policy.mesh))
     }
     arguments = (tree, rewards, self.frozen)
     if self.update is None:

@@ -27,11 +27,6 @@ class StopSignals:
     """The number of the first signal caught, None while there was none."""
     return self._received
 
-  @property
-  def exit_code(self) -> int:
-    """128 plus the signal's number (143 for SIGTERM), 0 without a signal."""
-    return 0 if self._received is None else 128 + self._received
-
   def _handle(self, number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and self._received is not None:
       raise KeyboardInterrupt

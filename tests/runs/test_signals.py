@@ -16,10 +16,8 @@ def test_a_signal_becomes_a_flag(number):
   before = _handlers()
   with StopSignals() as stop:
     assert stop.received is None
-    assert stop.exit_code == 0
     os.kill(os.getpid(), number)
     assert stop.received == number
-    assert stop.exit_code == 128 + number
   assert _handlers() == before
   assert stop.received == number
 
