@@ -1,34 +1,19 @@
 """Two real processes are one run; one that dies ends the other; the run goes on
 on another number of processes and devices."""
 
-import json
 import sys
 import time
 
 import pytest
-from PIL import Image
 
 from launch import local
 from mirl_jax import testing_runs as runs
 from mirl_jax.runs.metrics import read_metrics
-from mirl_jax.worlds.dials import BROKEN
-from mirl_jax.worlds.source import WorldSource
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory):
-  """Of runs on a folder of questions, of some of which the picture is lost."""
-  folder = tmp_path_factory.mktemp("data")
-  (folder / "images").mkdir()
-  rows = []
-  for n, example in enumerate(WorldSource(0, BROKEN, "train", 60)):
-    row = {"id": f"row {n}", "image": f"images/{n}.png"}
-    names = ("question", "answer", "answer_type", "options")
-    rows.append(row | {name: getattr(example, name) for name in names})
-    if n % 10 != 3:
-      Image.fromarray(example.images[0]).save(folder / row["image"])
-  lines = "".join(json.dumps(row) + "\n" for row in rows)
-  (folder / "data.jsonl").write_text(lines)
+def flags(lossy_folder):
+  folder = lossy_folder("question", "answer", "answer_type", "options")
   return (
     *runs.SMALL,
     *runs.UNMEASURED,

@@ -1,35 +1,20 @@
 """Two processes are one supervised run, which a signal to one of them stops."""
 
-import json
 import sys
 
 import pytest
-from PIL import Image
 
 from launch import local
 from mirl_jax import testing_runs as runs
 from mirl_jax.sft import sft
-from mirl_jax.worlds.dials import BROKEN
-from mirl_jax.worlds.source import WorldSource
 
 COLUMNS = ("question", "answer", "answer_type", "description", "reasoning")
 
 
 @pytest.fixture(scope="module")
-def flags(tmp_path_factory):
-  """Of runs on demonstrations, of some of which the picture is lost."""
-  folder = tmp_path_factory.mktemp("data")
-  (folder / "images").mkdir()
-  rows = []
-  for n, example in enumerate(WorldSource(0, BROKEN, "train", 60)):
-    row = {"id": f"row {n}", "image": f"images/{n}.png"}
-    rows.append(row | {name: getattr(example, name) for name in COLUMNS})
-    if n % 10 != 3:
-      Image.fromarray(example.images[0]).save(folder / row["image"])
-  lines = "".join(json.dumps(row) + "\n" for row in rows)
-  (folder / "data.jsonl").write_text(lines)
+def flags(lossy_folder):
   return (
-    f"--config.data.train={folder}",
+    f"--config.data.train={lossy_folder(*COLUMNS)}",
     "--config.data.max_bad_share=0.5",
     "--config.data.prompt_buckets=(128,)",
     "--config.data.patch_buckets=(36,)",
